@@ -1,0 +1,191 @@
+//! The MLP's activations, element by element, and the exponential they share
+//! with attention.
+
+use rayon::prelude::*;
+
+use super::isa::{Isa, dispatch};
+use super::vector::Vector;
+
+/// An activation function; the names are those of its formulas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    /// x·Φ(x), with the error function.
+    GeluErf,
+    /// x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
+    GeluTanh,
+    /// x·σ(1.702·x).
+    QuickGelu,
+    /// max(x, 0).
+    Relu,
+    /// x·σ(x).
+    Silu,
+    /// tanh x.
+    Tanh,
+    /// σ(x) = 1 / (1 + e⁻ˣ).
+    Sigmoid,
+}
+
+/// Values that one thread takes at least.
+const MIN_CHUNK: usize = 4096;
+
+/// Applies `function` to every value of `x`, in place.
+pub fn apply(function: Function, x: &mut [f32]) {
+    apply_with(Isa::current(), function, x);
+}
+
+/// [`apply`] with a given instruction set, one of [`Isa::available`].
+pub fn apply_with(isa: Isa, function: Function, x: &mut [f32]) {
+    x.par_chunks_mut(MIN_CHUNK).for_each(|x| {
+        dispatch!(isa, chunk(function: Function, x: &mut [f32]));
+    });
+}
+
+/// # Safety
+/// None of its own: unsafe only because every dispatched kernel is.
+#[inline(always)]
+unsafe fn chunk<V: Vector>(function: Function, x: &mut [f32]) {
+    match function {
+        Function::GeluErf => map(x, |x| {
+            0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+        }),
+        Function::GeluTanh => map(x, |x| {
+            const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+            0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (0.044_715 * x * x).mul_add(x, x)))
+        }),
+        Function::QuickGelu => map(x, |x| x * sigmoid(1.702 * x)),
+        Function::Relu => map(x, |x| x.max(0.0)),
+        Function::Silu => map(x, |x| x * sigmoid(x)),
+        Function::Tanh => map(x, tanh),
+        Function::Sigmoid => map(x, sigmoid),
+    }
+}
+
+#[inline(always)]
+fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in x {
+        *x = f(*x);
+    }
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// tanh through e^(−2|x|), which cannot overflow.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let e = exp(-2.0 * x.abs());
+    ((1.0 - e) / (1.0 + e)).copysign(x)
+}
+
+/// eˣ to about one unit in the last place: x = n·ln 2 + r, a polynomial in r
+/// (Cephes' `expf` coefficients), and 2ⁿ put into the exponent bits. Below
+/// −87.3 it is 0, above 88.7 infinite.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    /// Adding it leaves the nearest integer in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(-87.3, 88.7);
+    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, clamped));
+    let mut p = 1.987_569_1e-4f32;
+    p = p.mul_add(r, 1.398_2e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 0.5);
+    p = p.mul_add(r * r, r) + 1.0;
+    // Two halves of the power, because 2^128 itself is not a float.
+    let half = (n as i32) >> 1;
+    let rest = (n as i32) - half;
+    let value = p * power_of_two(half) * power_of_two(rest);
+    if x < -87.3 {
+        0.0
+    } else if x > 88.7 {
+        f32::INFINITY
+    } else {
+        value
+    }
+}
+
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits(((n + 127) << 23) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Function; 7] = [
+        Function::GeluErf,
+        Function::GeluTanh,
+        Function::QuickGelu,
+        Function::Relu,
+        Function::Silu,
+        Function::Tanh,
+        Function::Sigmoid,
+    ];
+
+    fn in_f64(function: Function, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        match function {
+            Function::GeluErf => 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)),
+            Function::GeluTanh => {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            }
+            Function::QuickGelu => x * sigmoid(1.702 * x),
+            Function::Relu => x.max(0.0),
+            Function::Silu => x * sigmoid(x),
+            Function::Tanh => x.tanh(),
+            Function::Sigmoid => sigmoid(x),
+        }
+    }
+
+    #[test]
+    fn every_function_is_near_its_formula() {
+        let x: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.005).collect();
+        for function in ALL {
+            let mut y = x.clone();
+            apply(function, &mut y);
+            let worst = x.iter().zip(&y).map(|(x, y)| {
+                let expected = in_f64(function, f64::from(*x));
+                (f64::from(*y) - expected).abs() / expected.abs().max(1.0)
+            });
+            let worst = worst.fold(0.0, f64::max);
+            assert!(worst < 4e-7, "{function:?}: {worst:e}");
+        }
+    }
+
+    #[test]
+    fn every_set_gives_the_same_bits() {
+        let x: Vec<f32> = (-700..700).map(|i| i as f32 * 0.173).collect();
+        for function in ALL {
+            let mut reference = x.clone();
+            apply_with(Isa::Scalar, function, &mut reference);
+            for &isa in Isa::available() {
+                let mut y = x.clone();
+                apply_with(isa, function, &mut y);
+                assert!(
+                    y.iter()
+                        .zip(&reference)
+                        .all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{isa:?} {function:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn exp_at_its_ends() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(1000.0), f32::INFINITY);
+        assert!((exp(88.0) / 88.0f32.exp() - 1.0).abs() < 1e-6);
+        assert!((exp(-87.0) / (-87.0f32).exp() - 1.0).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,101 @@
+//! Which instruction set the kernels use: detected once, `GPT2_ISA` overrides.
+
+use std::sync::OnceLock;
+
+/// An instruction set that the kernels have an entry for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain arrays, any processor.
+    Scalar,
+    /// AVX2 with fused multiply-add.
+    Avx2,
+    /// AVX-512 F, VL, BW and DQ.
+    Avx512,
+}
+
+impl Isa {
+    /// The set in use: `GPT2_ISA=scalar|avx2|avx512` where the processor has
+    /// it, else the best it has.
+    pub fn current() -> Self {
+        static CURRENT: OnceLock<Isa> = OnceLock::new();
+        *CURRENT.get_or_init(|| {
+            let best = Self::available()[0];
+            let Ok(wanted) = std::env::var("GPT2_ISA") else {
+                return best;
+            };
+            let found = Self::available()
+                .iter()
+                .copied()
+                .find(|isa| isa.name() == wanted);
+            found.unwrap_or_else(|| {
+                tracing::warn!(
+                    "GPT2_ISA={wanted} is not available here; using {}",
+                    best.name()
+                );
+                best
+            })
+        })
+    }
+
+    /// The sets that this processor has, best first.
+    pub fn available() -> &'static [Self] {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq");
+            if avx2 && avx512 {
+                return &[Self::Avx512, Self::Avx2, Self::Scalar];
+            }
+            if avx2 {
+                return &[Self::Avx2, Self::Scalar];
+            }
+        }
+        &[Self::Scalar]
+    }
+
+    /// The name that `GPT2_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Runs `$kernel::<V, ROWS>($args)` compiled for the instruction set `$isa`.
+///
+/// The generic body is inlined into one entry per set, so that the compiler
+/// may use that set's registers throughout.
+macro_rules! dispatch {
+    ($isa:expr, $kernel:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        // SAFETY: called only where `Isa::available` lists the set.
+        unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: this entry enables what the vector type needs.
+            unsafe { $kernel::<$crate::kernels::vector::Avx512>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        // SAFETY: called only where `Isa::available` lists the set.
+        unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: this entry enables what the vector type needs.
+            unsafe { $kernel::<$crate::kernels::vector::Avx2>($($arg),*) }
+        }
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa` values come from `Isa::available`.
+            $crate::kernels::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa` values come from `Isa::available`.
+            $crate::kernels::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+            // SAFETY: the portable vectors need no instruction set.
+            _ => unsafe { $kernel::<$crate::kernels::vector::Portable>($($arg),*) },
+        }
+    }};
+}
+pub(super) use dispatch;

@@ -1,0 +1,133 @@
+//! What one forward pass computes: new tokens of several sequences.
+
+use std::ops::Range;
+
+use super::ModelError;
+use super::kv_cache::{Lease, Pool};
+
+/// Which rows of a span get logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogitRows {
+    /// None: a chunk of a prompt that goes on.
+    None,
+    /// The last one: the next token is to be sampled.
+    Last,
+    /// All of them: the tokens are to be scored.
+    All,
+}
+
+/// A ragged batch: the spans of its sequences lie one after another, one row
+/// per token.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(super) tokens: Vec<u32>,
+    pub(super) positions: Vec<u32>,
+    pub(super) spans: Vec<Span>,
+    /// Rows that get logits, in the order of the batch.
+    pub(super) logit_rows: Vec<u32>,
+}
+
+/// The new tokens of one sequence.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub(super) rows: Range<usize>,
+    /// Tokens that were in the cache before.
+    pub(super) past: usize,
+    pub(super) blocks: Vec<u32>,
+    pub(super) pool: Pool,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the next `tokens` of the sequence that `lease` belongs to.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] if there are no tokens, the lease was not grown
+    /// for them, or its sequence is in the batch already.
+    pub fn push(
+        &mut self,
+        tokens: &[u32],
+        lease: &Lease,
+        logits: LogitRows,
+    ) -> Result<(), ModelError> {
+        let past = lease.len();
+        if tokens.is_empty() {
+            return Err(ModelError::Batch("a span without tokens".to_owned()));
+        }
+        if past + tokens.len() > lease.capacity() {
+            return Err(ModelError::Batch(format!(
+                "a span of {} tokens after {past}, but its lease has room for {} in all",
+                tokens.len(),
+                lease.capacity()
+            )));
+        }
+        if self
+            .spans
+            .iter()
+            .any(|span| span.blocks[0] == lease.blocks()[0])
+        {
+            return Err(ModelError::Batch("one sequence twice".to_owned()));
+        }
+        let start = self.tokens.len();
+        let rows = start..start + tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.positions
+            .extend((past..past + tokens.len()).map(|p| p as u32));
+        match logits {
+            LogitRows::None => {}
+            LogitRows::Last => self.logit_rows.push(rows.end as u32 - 1),
+            LogitRows::All => self.logit_rows.extend(rows.clone().map(|r| r as u32)),
+        }
+        self.spans.push(Span {
+            rows,
+            past,
+            blocks: lease.blocks().to_vec(),
+            pool: lease.pool(),
+        });
+        Ok(())
+    }
+
+    /// Rows: new tokens of all sequences.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+}
+
+/// Logits of the rows that asked for them, `[rows, vocab_size]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    pub(super) values: Vec<f32>,
+    pub(super) vocab_size: usize,
+}
+
+impl Logits {
+    /// Number of rows, in the order of the batch.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.vocab_size
+    }
+
+    /// The logits of one row, `[vocab_size]`.
+    ///
+    /// # Panics
+    /// If `row` is not below [`rows`](Self::rows).
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.vocab_size..][..self.vocab_size]
+    }
+
+    /// The same, for a sampler to work in.
+    ///
+    /// # Panics
+    /// If `row` is not below [`rows`](Self::rows).
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.values[row * self.vocab_size..][..self.vocab_size]
+    }
+}

@@ -1,0 +1,186 @@
+//! The transformer: learned positions, pre-LayerNorm blocks, a tied head.
+//!
+//! Radford et al., "Language Models are Unsupervised Multitask Learners"
+//! (2019); names are those of the published checkpoints.
+
+use candle_core::{Device, Tensor};
+
+use super::batch::{Batch, Logits};
+use super::checkpoint::Checkpoint;
+use super::config::Config;
+use super::files::ModelFiles;
+use super::kv_cache::{KvCache, LayerCache};
+use super::ops::{self, Heads};
+use super::weights::{BlockWeights, Weights};
+use super::{LoadOptions, ModelError};
+
+/// A loaded GPT-2. It holds weights only: the cache is an argument of
+/// [`forward`](Self::forward), so one model can serve many caches.
+#[derive(Debug)]
+pub struct Gpt2 {
+    config: Config,
+    weights: Weights,
+}
+
+/// Is shown the activations of a forward pass as they come.
+pub trait Recorder {
+    /// The residual stream: after the embedding (`layer` 0) and after each
+    /// block (`layer` 1 to n_layer), before the final LayerNorm;
+    /// `[rows, n_embd]`.
+    fn hidden(&mut self, layer: usize, x: &Tensor);
+}
+
+/// Records nothing, and costs nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct NoRecorder;
+
+impl Recorder for NoRecorder {
+    #[inline(always)]
+    fn hidden(&mut self, _layer: usize, _x: &Tensor) {}
+}
+
+impl Gpt2 {
+    /// Loads a checkpoint: its configuration, then every tensor, checked by
+    /// name, shape, dtype and finiteness before anything runs.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the file and the field or tensor at fault.
+    pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Self, ModelError> {
+        // Closed enums of one variant each today: matched, so that a new
+        // precision cannot be taken for f32 here.
+        match options.dtype {
+            super::Dtype::F32 => {}
+        }
+        let file = files.config.name();
+        let mut config = Config::from_json(&files.config.read()?, &file)?;
+        if let Some(generation) = &files.generation_config {
+            let eos = Config::eos_from_generation_config(&generation.read()?, &generation.name())?;
+            config.eos_token_ids = eos.unwrap_or(config.eos_token_ids);
+        }
+        let checkpoint = Checkpoint::open(&files.weights)?;
+        let weights = Weights::load(&checkpoint, &config)?;
+        Ok(Self { config, weights })
+    }
+
+    /// A model of this shape with random weights, for measuring speed.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] when the memory cannot be had.
+    pub fn random(config: Config, seed: u64) -> Result<Self, ModelError> {
+        let weights = Weights::random(&config, seed)?;
+        Ok(Self { config, weights })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Bytes of the weights as they are held in memory.
+    pub fn packed_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Computes the logits that `batch` asks for and adds its tokens to the
+    /// cache. The caller commits them to their leases afterwards.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] for an id outside the vocabulary, a position
+    /// outside the context or a lease on another cache; nothing is written then.
+    pub fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
+        self.forward_recorded(batch, cache, &mut NoRecorder)
+    }
+
+    /// [`forward`](Self::forward), showing its activations to `recorder`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_recorded(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        recorder: &mut impl Recorder,
+    ) -> Result<Logits, ModelError> {
+        self.check(batch, cache)?;
+        let mut x = self.embed(batch)?;
+        recorder.hidden(0, &x);
+        for (i, (block, layer_cache)) in self.weights.blocks.iter().zip(&cache.layers).enumerate() {
+            x = self.block(i, block, &x, batch, layer_cache)?;
+            recorder.hidden(i + 1, &x);
+        }
+        self.head(&x, batch)
+    }
+
+    fn check(&self, batch: &Batch, cache: &KvCache) -> Result<(), ModelError> {
+        let fail = |reason: String| Err(ModelError::Batch(reason));
+        let (vocab, context) = (self.config.vocab_size, self.config.n_positions);
+        if batch.is_empty() {
+            return fail("no tokens".to_owned());
+        }
+        if let Some(id) = batch.tokens.iter().find(|&&id| id as usize >= vocab) {
+            return fail(format!(
+                "token id {id} is not below the vocabulary's size, {vocab}"
+            ));
+        }
+        if let Some(p) = batch.positions.iter().find(|&&p| p as usize >= context) {
+            return fail(format!(
+                "position {p} is outside the context of {context} tokens"
+            ));
+        }
+        if !batch.spans.iter().all(|span| cache.owns(&span.pool)) {
+            return fail("a lease of another cache".to_owned());
+        }
+        Ok(())
+    }
+
+    /// `[rows, n_embd]`
+    fn embed(&self, batch: &Batch) -> Result<Tensor, ModelError> {
+        let tokens = ops::embedding(&self.weights.wte, &batch.tokens)?;
+        let positions = Tensor::new(&*batch.positions, &Device::Cpu)?;
+        Ok((tokens + self.weights.wpe.index_select(&positions, 0)?)?)
+    }
+
+    /// x + attn(ln_1(x)), then that + mlp(ln_2(that)): `[rows, n_embd]`.
+    fn block(
+        &self,
+        i: usize,
+        block: &BlockWeights,
+        x: &Tensor,
+        batch: &Batch,
+        cache: &LayerCache,
+    ) -> Result<Tensor, ModelError> {
+        let epsilon = self.config.layer_norm_epsilon;
+        let heads = Heads {
+            count: self.config.n_head,
+            dim: self.config.head_dim(),
+            scale: self.config.attention_scale(i),
+        };
+        let normed = ops::layer_norm(x, &block.ln_1, epsilon)?;
+        let qkv = ops::linear(&normed, &block.c_attn)?; // [rows, 3·n_embd]
+        ops::write_cache(&qkv, cache, &batch.spans)?;
+        let attended = ops::attention(&qkv, cache, &batch.spans, heads)?;
+        let x = (x + ops::linear(&attended, &block.attn_c_proj)?)?;
+
+        let normed = ops::layer_norm(&x, &block.ln_2, epsilon)?;
+        let inner = ops::linear(&normed, &block.c_fc)?; // [rows, n_inner]
+        let inner = ops::activation(&inner, self.config.activation)?;
+        Ok((&x + ops::linear(&inner, &block.mlp_c_proj)?)?)
+    }
+
+    /// Logits of the rows that are asked for, and of no others.
+    fn head(&self, x: &Tensor, batch: &Batch) -> Result<Logits, ModelError> {
+        let vocab_size = self.config.vocab_size;
+        if batch.logit_rows.is_empty() {
+            return Ok(Logits {
+                values: Vec::new(),
+                vocab_size,
+            });
+        }
+        let rows = Tensor::new(&*batch.logit_rows, &Device::Cpu)?;
+        let x = x.index_select(&rows, 0)?;
+        let x = ops::layer_norm(&x, &self.weights.ln_f, self.config.layer_norm_epsilon)?;
+        let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.wte);
+        let values = ops::linear(&x, head)?.flatten_all()?.to_vec1()?;
+        Ok(Logits { values, vocab_size })
+    }
+}
