@@ -17,3 +17,6 @@
 
 pub mod kernels;
 pub mod model;
+pub mod tokenizer;
+
+pub mod engine;

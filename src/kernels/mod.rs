@@ -9,6 +9,7 @@ pub mod attention;
 pub mod isa;
 pub mod layer_norm;
 pub mod linear;
+pub mod softmax;
 pub mod vector;
 
 pub use isa::Isa;

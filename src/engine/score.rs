@@ -1,0 +1,69 @@
+//! How likely the model finds a given text.
+
+use serde::Serialize;
+
+use crate::kernels::softmax;
+
+/// The score of one token of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct TokenScore {
+    /// The token.
+    pub id: u32,
+    /// Natural log of its probability after the tokens before it; none for
+    /// the first.
+    pub logprob: Option<f32>,
+    /// Its place among all tokens by probability, from 1; ties share the
+    /// lower number. None for the first.
+    pub rank: Option<usize>,
+}
+
+/// Scores `id` by the logits `[vocab]` of the position before it.
+pub fn score_token(logits: &[f32], id: u32) -> TokenScore {
+    let logit = logits[id as usize];
+    let higher = logits.iter().filter(|&&l| l > logit).count();
+    TokenScore {
+        id,
+        logprob: Some(logit - softmax::log_sum_exp(logits)),
+        rank: Some(higher + 1),
+    }
+}
+
+/// Sum of the log probabilities, and exp(−sum / (tokens − 1)); no perplexity
+/// for one token.
+pub fn perplexity(scores: &[TokenScore]) -> (f64, Option<f64>) {
+    let sum: f64 = scores.iter().filter_map(|s| s.logprob).map(f64::from).sum();
+    let predicted = scores.len().saturating_sub(1);
+    (
+        sum,
+        (predicted > 0).then(|| (-sum / predicted as f64).exp()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_share_the_lower_rank() {
+        let logits = [1.0, 3.0, 3.0, 0.0];
+        let rank = |id| score_token(&logits, id).rank.unwrap();
+        assert_eq!([rank(0), rank(1), rank(2), rank(3)], [3, 1, 1, 4]);
+    }
+
+    #[test]
+    fn perplexity_of_a_uniform_model_is_its_vocabulary() {
+        let scores = [
+            TokenScore {
+                id: 0,
+                logprob: None,
+                rank: None,
+            },
+            score_token(&[0.0; 8], 3),
+            score_token(&[0.0; 8], 5),
+        ];
+        let (sum, perplexity) = perplexity(&scores);
+        assert!((sum + 2.0 * 8f64.ln()).abs() < 1e-6);
+        assert!((perplexity.unwrap() - 8.0).abs() < 1e-5);
+        assert_eq!(super::perplexity(&scores[..1]).1, None);
+    }
+}
