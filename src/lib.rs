@@ -20,3 +20,10 @@ pub mod model;
 pub mod tokenizer;
 
 pub mod engine;
+
+pub mod hub;
+
+pub mod server;
+
+#[doc(hidden)]
+pub mod cli;

@@ -1,0 +1,119 @@
+//! Arguments that every command with a model takes.
+
+use std::io::Read;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+
+use super::Usage;
+use crate::engine::Engine;
+use crate::hub;
+use crate::model::{Dtype, ModelFiles};
+
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// `demo` (embedded) or a folder with config.json, weights and tokenizer
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Precision of the weights: f32
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    dtype: Dtype,
+    /// Threads that compute [default: all the process may use]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Where to compute: cpu
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    device: Device,
+}
+
+/// A device that this build has.
+#[derive(Debug, Clone, Copy)]
+enum Device {
+    Cpu,
+}
+
+impl ModelArgs {
+    /// Whether a model was named.
+    pub fn is_default(&self) -> bool {
+        self.model.is_none()
+    }
+
+    /// The model's files.
+    pub fn files(&self) -> Result<ModelFiles> {
+        Ok(hub::resolve(self.model.as_deref().unwrap_or("demo"))?)
+    }
+
+    /// Loads the model and starts an engine on it.
+    pub fn engine(&self) -> Result<Engine> {
+        self.engine_of(self.files()?)
+    }
+
+    /// Starts an engine on these files.
+    pub fn engine_of(&self, files: ModelFiles) -> Result<Engine> {
+        let Device::Cpu = self.device;
+        let mut builder = Engine::builder().model(files).dtype(self.dtype);
+        if let Some(threads) = self.threads() {
+            builder = builder.threads(threads);
+        }
+        Ok(builder.build()?)
+    }
+
+    /// The precision.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The number of threads asked for.
+    pub fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+}
+
+fn parse_dtype(text: &str) -> Result<Dtype, String> {
+    Dtype::from_str(text).map_err(|e| e.to_string())
+}
+
+fn parse_device(text: &str) -> Result<Device, String> {
+    match text {
+        "cpu" => Ok(Device::Cpu),
+        _ if text == "cuda" || text.starts_with("cuda:") => {
+            Err("this build has no CUDA; use cpu".to_owned())
+        }
+        _ => Err("no such device; use cpu".to_owned()),
+    }
+}
+
+/// A comma-separated list of token ids.
+#[derive(Debug, Clone)]
+pub struct Ids(pub Vec<u32>);
+
+impl FromStr for Ids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = |part: &str| {
+            let part = part.trim();
+            part.parse()
+                .map_err(|_| format!("{part:?} is not a token id"))
+        };
+        text.split(',').map(id).collect::<Result<_, _>>().map(Ids)
+    }
+}
+
+/// The text given, or standard input where it is `-` or missing.
+pub fn text_or_stdin(text: Option<String>) -> Result<String> {
+    match text {
+        Some(text) if text != "-" => Ok(text),
+        _ => {
+            let mut bytes = Vec::new();
+            std::io::stdin()
+                .read_to_end(&mut bytes)
+                .context("standard input")?;
+            // A line typed or echoed ends with a line break that isn't meant.
+            let text = String::from_utf8(bytes)
+                .map_err(|_| Usage("standard input is not UTF-8".to_owned()))?;
+            let trimmed = text.strip_suffix('\n').unwrap_or(&text);
+            Ok(trimmed.strip_suffix('\r').unwrap_or(trimmed).to_owned())
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `gpt2 tokenize` and `gpt2 detokenize`: the tokenizer alone.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Usage;
+use super::common::text_or_stdin;
+use crate::hub;
+use crate::tokenizer::Tokenizer;
+
+#[derive(Debug, clap::Args)]
+pub struct TokenizeArgs {
+    /// The text; standard input when `-` or missing
+    text: Option<String>,
+    /// `demo` (embedded) or a folder with a tokenizer
+    #[arg(long, default_value = "demo")]
+    model: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DetokenizeArgs {
+    /// Token ids
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<u32>,
+    /// `demo` (embedded) or a folder with a tokenizer
+    #[arg(long, default_value = "demo")]
+    model: String,
+}
+
+/// Runs `gpt2 tokenize`.
+pub fn tokenize(args: TokenizeArgs) -> Result<()> {
+    let tokenizer = Tokenizer::load(&hub::resolve(&args.model)?.tokenizer)?;
+    let ids = tokenizer.encode(&text_or_stdin(args.text)?)?;
+    let tokens = ids
+        .iter()
+        .map(|&id| tokenizer.decode(&[id]))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", json!({"ids": ids, "tokens": tokens}))?;
+        return Ok(());
+    }
+    for (id, token) in ids.iter().zip(tokens) {
+        writeln!(out, "{id:>7}  {token:?}")?;
+    }
+    Ok(())
+}
+
+/// Runs `gpt2 detokenize`.
+pub fn detokenize(args: DetokenizeArgs) -> Result<()> {
+    let tokenizer = Tokenizer::load(&hub::resolve(&args.model)?.tokenizer)?;
+    let size = tokenizer.vocab_size();
+    if let Some(id) = args.ids.iter().find(|&&id| id as usize >= size) {
+        return Err(Usage(format!("{id} is not below the vocabulary's size, {size}")).into());
+    }
+    writeln!(std::io::stdout(), "{}", tokenizer.decode(&args.ids)?)?;
+    Ok(())
+}
