@@ -1,1 +1,11 @@
+//! One test binary; each file is a subject.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bad_checkpoints;
+mod cli;
+mod demo;
+mod fixture;
+mod http;
+mod parity;
+mod tidy;
+mod tokenizer;

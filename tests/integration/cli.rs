@@ -1,0 +1,209 @@
+//! The real binary, as a user runs it.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::fixture;
+
+fn gpt2(args: &[&str]) -> Output {
+    gpt2_with_input(args, "")
+}
+
+fn gpt2_with_input(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gpt2"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&stdout(&gpt2(args))).unwrap()
+}
+
+/// Exit code and what was said of it.
+fn failure(args: &[&str]) -> (i32, String) {
+    let output = gpt2(args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), said)
+}
+
+#[test]
+fn generate_prints_prompt_and_continuation() {
+    let text = stdout(&gpt2(&["generate", "Once upon a time"]));
+    assert!(
+        text.starts_with("Once upon a time, ") && text.ends_with('\n'),
+        "{text}"
+    );
+    let piped = gpt2_with_input(&["generate", "-"], "Once upon a time\n");
+    assert_eq!(stdout(&piped), text);
+    let missing = gpt2_with_input(&["generate"], "Once upon a time");
+    assert_eq!(stdout(&missing), text);
+}
+
+#[test]
+fn generate_json_has_the_documented_fields() {
+    let answer = json(&["generate", "Once", "--max-tokens", "5", "--json"]);
+    let keys: Vec<&String> = answer.as_object().unwrap().keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "prompt",
+            "generated_text",
+            "token_ids",
+            "finish_reason",
+            "usage"
+        ]
+    );
+    assert_eq!(answer["token_ids"].as_array().unwrap().len(), 5);
+    assert_eq!(answer["finish_reason"], "length");
+    assert!(
+        answer["generated_text"]
+            .as_str()
+            .unwrap()
+            .starts_with("Once")
+    );
+}
+
+#[test]
+fn a_seed_repeats_and_a_stop_string_stops() {
+    let seeded = |seed| {
+        let args = [
+            "generate",
+            "Once upon a time",
+            "--strategy",
+            "top-k",
+            "-k",
+            "20",
+            "--seed",
+        ];
+        stdout(&gpt2(&[&args[..], &[seed]].concat()))
+    };
+    assert_eq!(seeded("7"), seeded("7"));
+    assert_ne!(seeded("7"), seeded("8"));
+    let answer = json(&["generate", "Once upon a time", "--stop", " lived", "--json"]);
+    assert_eq!(answer["finish_reason"], "stop");
+    assert!(
+        !answer["generated_text"]
+            .as_str()
+            .unwrap()
+            .contains(" lived")
+    );
+}
+
+#[test]
+fn score_equals_transformers() {
+    let dir = fixture::root().join("base-prefixed");
+    let expected = fixture::json(&dir.join("expected.json"));
+    let ids: Vec<String> = expected["input_ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(Value::to_string)
+        .collect();
+    let answer = json(&[
+        "score",
+        "--model",
+        dir.to_str().unwrap(),
+        "--ids",
+        &ids.join(","),
+        "--json",
+    ]);
+    assert_eq!(answer["model"], "base-prefixed");
+    assert_eq!(answer["token_count"], ids.len());
+    let mut sum = 0.0;
+    for (token, expected) in answer["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(expected["logprobs"].as_array().unwrap())
+    {
+        let (found, expected) = (token["logprob"].as_f64(), expected.as_f64());
+        assert_eq!(found.is_some(), expected.is_some());
+        sum += found.unwrap_or(0.0);
+        assert!((found.unwrap_or(0.0) - expected.unwrap_or(0.0)).abs() < 1e-4);
+    }
+    assert!((answer["logprob_sum"].as_f64().unwrap() - sum).abs() < 1e-6);
+    let perplexity = (-sum / (ids.len() - 1) as f64).exp();
+    assert!((answer["perplexity"].as_f64().unwrap() / perplexity - 1.0).abs() < 1e-6);
+    let one = json(&["score", "--ids", "5", "--json"]);
+    assert!(one["perplexity"].is_null() && one["tokens"][0]["rank"].is_null());
+}
+
+#[test]
+fn tokenize_and_detokenize_are_inverse() {
+    let answer = json(&["tokenize", "a small 🦊", "--json"]);
+    let tokens = answer["tokens"].as_array().unwrap();
+    let ids: Vec<String> = answer["ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(Value::to_string)
+        .collect();
+    assert_eq!(tokens.len(), ids.len());
+    let args: Vec<&str> = ["detokenize"]
+        .into_iter()
+        .chain(ids.iter().map(|s| &**s))
+        .collect();
+    assert_eq!(stdout(&gpt2(&args)), "a small 🦊\n");
+}
+
+#[test]
+fn wrong_use_is_2_and_failure_is_1() {
+    let (code, said) = failure(&["generate", "x", "--model", "./no-such-model"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("no-such-model") && said.contains("config.json"),
+        "{said}"
+    );
+    for args in [
+        &["generate", "x", "--dtype", "q8"][..],
+        &["generate", "x", "--device", "cuda"],
+        &["generate", "x", "--strategy", "best"],
+        &["generate", "x", "--max-tokens", "0"],
+        &["generate", "x", "--strategy", "top-p", "--top-p", "1.5"],
+        &["generate", "x", "--ids", "1"],
+        &["generate", "--ids", "1,x"],
+        &["detokenize", "99999999"],
+        &["nonsense"],
+    ] {
+        let (code, said) = failure(args);
+        assert_eq!(code, 2, "{args:?}: {said}");
+        assert!(!said.is_empty() && !said.contains("panicked"), "{said}");
+    }
+    let (code, said) = failure(&["generate", "--ids", "99999999"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("99999999") && said.contains("vocabulary"),
+        "{said}"
+    );
+}
+
+#[test]
+fn bench_reports_its_figures() {
+    let answer = json(&["bench", "--json"]);
+    for row in answer["decode"].as_array().unwrap() {
+        assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0);
+    }
+    assert!(answer["read_bandwidth_bytes_per_second"].as_f64().unwrap() > 0.0);
+}

@@ -1,0 +1,104 @@
+//! The checkpoints in tests/fixtures and what transformers computed for them.
+
+use std::path::{Path, PathBuf};
+
+use gpt2_engine::model::{
+    Batch, Gpt2, KvCache, LoadOptions, LogitRows, Logits, ModelError, ModelFiles, NoRecorder,
+    Recorder,
+};
+use serde_json::Value;
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+pub fn json(path: &Path) -> Value {
+    let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// The variants that have expectations.
+pub fn variants() -> Vec<String> {
+    let manifest = json(&root().join("manifest.json"));
+    let variants = manifest["variants"].as_object().unwrap();
+    let expected = variants.iter().filter(|(_, v)| v["expected"] == true);
+    expected.map(|(name, _)| name.clone()).collect()
+}
+
+pub struct Fixture {
+    pub dir: PathBuf,
+    pub expected: Value,
+    pub model: Gpt2,
+}
+
+impl Fixture {
+    pub fn load(name: &str) -> Self {
+        let dir = root().join(name);
+        let model = load(&dir).unwrap_or_else(|e| panic!("{name}: {e}"));
+        Self {
+            expected: json(&dir.join("expected.json")),
+            model,
+            dir,
+        }
+    }
+
+    pub fn ids(&self, pointer: &str) -> Vec<u32> {
+        let list = self.expected.pointer(pointer).unwrap().as_array().unwrap();
+        list.iter().map(|v| v.as_u64().unwrap() as u32).collect()
+    }
+
+    /// A tensor of expected.safetensors, flattened.
+    pub fn tensor(&self, name: &str) -> Vec<f32> {
+        let path = self.dir.join("expected.safetensors");
+        let tensors = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+        tensors[name].flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Logits of all rows, computed in chunks of `chunk` tokens.
+    pub fn logits(&self, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+        self.recorded(ids, chunk, &mut NoRecorder)
+    }
+
+    pub fn recorded(
+        &self,
+        ids: &[u32],
+        chunk: usize,
+        recorder: &mut impl Recorder,
+    ) -> Vec<Vec<f32>> {
+        let mut cache = KvCache::new(self.model.config(), ids.len()).unwrap();
+        let mut lease = cache.lease();
+        let mut rows = Vec::new();
+        for part in ids.chunks(chunk) {
+            lease.grow(part.len()).unwrap();
+            let mut batch = Batch::new();
+            batch.push(part, &lease, LogitRows::All).unwrap();
+            let logits = self
+                .model
+                .forward_recorded(&batch, &mut cache, recorder)
+                .unwrap();
+            lease.commit(part.len());
+            rows.extend((0..logits.rows()).map(|r| Logits::row(&logits, r).to_vec()));
+        }
+        rows
+    }
+}
+
+pub fn load(dir: &Path) -> Result<Gpt2, ModelError> {
+    Gpt2::load(&ModelFiles::from_dir(dir)?, &LoadOptions::default())
+}
+
+pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - highest).exp()).sum();
+    logits
+        .iter()
+        .map(|&l| f64::from(l - highest) - sum.ln())
+        .collect()
+}
+
+/// The largest difference of two slices of one length.
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let difference = |(x, y): (&f32, &f32)| f64::from((x - y).abs());
+    a.iter().zip(b).map(difference).fold(0.0, f64::max)
+}
