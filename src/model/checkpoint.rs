@@ -6,7 +6,8 @@ use std::path::Path;
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device};
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde_json::{Map, Value};
 
 use super::ModelError;
 use super::files::{Reader, Source, WeightFiles};
@@ -127,12 +128,12 @@ impl Checkpoint {
 
     fn add_safetensors(&mut self, source: &Source) -> Result<(), ModelError> {
         let reader = source.open()?;
-        let (metadata, data_start) = read_header(&reader)?;
-        check_offsets(&reader, &metadata, data_start)?;
-        for (name, info) in metadata.tensors() {
+        let (header, data_start) = read_header(&reader)?;
+        check_offsets(&reader, &header, data_start)?;
+        for (name, info) in header {
             let entry = Entry {
                 file: self.files.len(),
-                shape: info.shape.clone(),
+                shape: info.shape,
                 stored: Stored::Raw {
                     dtype: info.dtype,
                     offset: data_start + info.data_offsets.0 as u64,
@@ -259,8 +260,9 @@ fn is_plain_file_name(name: &str) -> bool {
         && !name.contains(['\\', '\0', ':'])
 }
 
-/// The header of a safetensors file and the byte at which its data starts.
-fn read_header(reader: &Reader) -> Result<(Metadata, u64), ModelError> {
+/// The tensors that the header of a safetensors file lists, in the order of
+/// their data, and the byte at which the data starts.
+fn read_header(reader: &Reader) -> Result<(Vec<(String, TensorInfo)>, u64), ModelError> {
     let fail = |reason: String| ModelError::Checkpoint {
         file: reader.name.clone(),
         reason,
@@ -284,17 +286,30 @@ fn read_header(reader: &Reader) -> Result<(Metadata, u64), ModelError> {
     // Bounded above by MAX_HEADER, so it fits.
     let mut header = vec![0; length as usize];
     reader.read_exact_at(&mut header, 8)?;
-    let metadata =
-        serde_json::from_slice(&header).map_err(|e| fail(format!("malformed header: {e}")))?;
-    Ok((metadata, 8 + length))
+    let malformed = |e: serde_json::Error| fail(format!("malformed header: {e}"));
+    let fields: Map<String, Value> = serde_json::from_slice(&header).map_err(malformed)?;
+    let mut tensors = Vec::new();
+    for (name, value) in fields
+        .into_iter()
+        .filter(|(name, _)| name != "__metadata__")
+    {
+        let info: TensorInfo = serde_json::from_value(value).map_err(|e| {
+            ModelError::tensor(&reader.name, &name, format!("malformed in the header: {e}"))
+        })?;
+        tensors.push((name, info));
+    }
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    Ok((tensors, 8 + length))
 }
 
 /// Offsets must cover the data exactly: no overlap, no hole, no missing end.
-fn check_offsets(reader: &Reader, metadata: &Metadata, start: u64) -> Result<(), ModelError> {
-    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
-    tensors.sort_by_key(|(_, info)| info.data_offsets);
+fn check_offsets(
+    reader: &Reader,
+    tensors: &[(String, TensorInfo)],
+    start: u64,
+) -> Result<(), ModelError> {
     let mut end = 0;
-    for (name, info) in &tensors {
+    for (name, info) in tensors {
         let (from, to) = info.data_offsets;
         let fail = |reason: String| ModelError::tensor(&reader.name, name, reason);
         if from != end {
