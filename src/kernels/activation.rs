@@ -1,6 +1,12 @@
 //! The MLP's activations, element by element, and the exponential they share
 //! with attention.
 
+#![allow(
+    clippy::extra_unused_type_parameters,
+    reason = "`dispatch!` compiles each kernel once per vector type, also where the compiler \
+              vectorises plain loops by itself"
+)]
+
 use rayon::prelude::*;
 
 use super::isa::{Isa, dispatch};

@@ -27,7 +27,7 @@ pub fn layer_norm_with(
     y: &mut [f32],
 ) {
     let n = weight.len();
-    assert!(n > 0 && x.len() % n == 0 && x.len() == y.len() && bias.len() == n);
+    assert!(n > 0 && x.len().is_multiple_of(n) && x.len() == y.len() && bias.len() == n);
     y.par_chunks_mut(n)
         .zip(x.par_chunks(n))
         .with_min_len(MIN_ROWS)

@@ -57,7 +57,7 @@ pub fn linear_with(isa: Isa, layer: Linear<'_>, y: &mut [f32]) {
         n,
     } = layer;
     assert!(
-        k > 0 && n > 0 && x.len() % k == 0,
+        k > 0 && n > 0 && x.len().is_multiple_of(k),
         "inputs are not [rows, {k}]"
     );
     assert_eq!(weight.len(), panels(n) * k * PANEL, "packed weights");
@@ -70,7 +70,6 @@ pub fn linear_with(isa: Isa, layer: Linear<'_>, y: &mut [f32]) {
     (0..panels(n).div_ceil(run)).into_par_iter().for_each(|i| {
         let first = i * run;
         let last = (first + run).min(panels(n));
-        let out = out;
         dispatch!(isa, panel_run(layer: Linear<'_>, first: usize, last: usize, out: SharedMut));
     });
 }
