@@ -1,7 +1,7 @@
 //! Candle custom ops: tensors in, tensors out, computed by `kernels`.
 //!
-//! Plain candle formulas of the same operations are in the tests below, as
-//! their oracle.
+//! Their oracle is the plain candle program in `examples/train_demo/model.rs`;
+//! `tests/integration/demo.rs` compares the two.
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, bail,
