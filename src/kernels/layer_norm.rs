@@ -1,5 +1,5 @@
 //! LayerNorm in two passes: the mean first, then the mean squared deviation,
-//! which doesn't cancel as E[x²] − E[x]² does.
+//! which doesn't cancel as `E[x²] − E[x]²` does.
 
 use rayon::prelude::*;
 
