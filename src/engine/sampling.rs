@@ -179,12 +179,17 @@ fn top_p(logits: &mut [f32], p: f32) {
     const RANGES: usize = 256;
     const PER_UNIT: f32 = 8.0;
     let highest = softmax::max(logits);
-    let range_of = |l: f32| (((highest - l) * PER_UNIT) as usize).min(RANGES - 1);
+    let last = (RANGES - 1) as f32;
+    // A cast saturates, so that −∞ falls into the last range.
+    let ranges: Vec<u8> = logits
+        .iter()
+        .map(|l| ((highest - l) * PER_UNIT).min(last) as u8)
+        .collect();
     let mut probabilities = logits.to_vec();
     let total = f64::from(softmax::exp_sum(&mut probabilities, highest));
     let mut sums = [0.0f64; RANGES];
-    for (&l, &e) in logits.iter().zip(&probabilities) {
-        sums[range_of(l)] += f64::from(e);
+    for (&range, &e) in ranges.iter().zip(&probabilities) {
+        sums[usize::from(range)] += f64::from(e);
     }
     let limit = f64::from(p) * total;
     let mut before = 0.0;
@@ -193,11 +198,11 @@ fn top_p(logits: &mut [f32], p: f32) {
         before += sums[crossing];
         crossing += 1;
     }
-    let mut inside: Vec<(f32, f32)> = logits
+    let mut inside: Vec<(f32, f32)> = ranges
         .iter()
-        .zip(&probabilities)
-        .filter(|(l, _)| **l > f32::NEG_INFINITY && range_of(**l) == crossing)
-        .map(|(&l, &e)| (l, e))
+        .enumerate()
+        .filter(|(i, range)| usize::from(**range) == crossing && probabilities[*i] > 0.0)
+        .map(|(i, _)| (logits[i], probabilities[i]))
         .collect();
     inside.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
     let mut threshold = highest;
@@ -217,12 +222,13 @@ fn draw(logits: &mut [f32], u: f64) -> u32 {
     const RUN: usize = 64;
     let highest = softmax::max(logits);
     softmax::exp_sum(logits, highest);
-    let run_sum = |run: &[f32]| run.iter().map(|&e| f64::from(e)).sum::<f64>();
-    let total: f64 = logits.chunks(RUN).map(run_sum).sum();
-    let mut left = u * total;
+    let sums: Vec<f64> = logits
+        .chunks(RUN)
+        .map(|run| f64::from(softmax::total(run)))
+        .collect();
+    let mut left = u * sums.iter().sum::<f64>();
     let mut last = 0;
-    for (i, run) in logits.chunks(RUN).enumerate() {
-        let sum = run_sum(run);
+    for (i, (run, sum)) in logits.chunks(RUN).zip(sums).enumerate() {
         if left >= sum {
             left -= sum;
             continue;

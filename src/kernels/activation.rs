@@ -95,7 +95,9 @@ pub(super) fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.3, 88.7);
-    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let exponent = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, clamped));
     let mut p = 1.987_569_1e-4f32;
     p = p.mul_add(r, 1.398_2e-3);
@@ -105,8 +107,8 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 0.5);
     p = p.mul_add(r * r, r) + 1.0;
     // Two halves of the power, because 2^128 itself is not a float.
-    let half = (n as i32) >> 1;
-    let rest = (n as i32) - half;
+    let half = exponent >> 1;
+    let rest = exponent.wrapping_sub(half);
     let value = p * power_of_two(half) * power_of_two(rest);
     if x < -87.3 {
         0.0
@@ -119,7 +121,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
-    f32::from_bits(((n + 127) << 23) as u32)
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
 #[cfg(test)]

@@ -27,44 +27,59 @@ pub fn log_sum_exp(x: &[f32]) -> f32 {
     highest + total.ln()
 }
 
+/// Sum of all values.
+pub fn total(x: &[f32]) -> f32 {
+    dispatch!(Isa::current(), total_of(x: &[f32]) -> f32)
+}
+
 /// # Safety
 /// None of its own: unsafe only because every dispatched kernel is.
 #[inline(always)]
 unsafe fn max_of<V: Vector>(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in x.chunks(LANES) {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
-        }
-    }
-    lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    let higher = |a: f32, b: f32| if b > a { b } else { a };
+    fold(x, f32::NEG_INFINITY, higher)
+        .into_iter()
+        .fold(f32::NEG_INFINITY, higher)
 }
 
 /// # Safety
 /// As [`max_of`].
 #[inline(always)]
 unsafe fn exp_sum_of<V: Vector>(x: &mut [f32], shift: f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for chunk in x.chunks_mut(LANES) {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *x = exp(*x - shift);
-            *lane += *x;
-        }
+    for x in x.iter_mut() {
+        *x = exp(*x - shift);
     }
-    sum(lanes)
+    sum(fold(x, 0.0, |a, b| a + b))
 }
 
 /// # Safety
 /// As [`max_of`].
 #[inline(always)]
 unsafe fn sum_exp_of<V: Vector>(x: &[f32], shift: f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for chunk in x.chunks(LANES) {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += exp(*x - shift);
+    sum(fold(x, 0.0, |a, b| a + exp(b - shift)))
+}
+
+/// # Safety
+/// As [`max_of`].
+#[inline(always)]
+unsafe fn total_of<V: Vector>(x: &[f32]) -> f32 {
+    sum(fold(x, 0.0, |a, b| a + b))
+}
+
+/// Folds every sixteenth value into a lane of its own.
+#[inline(always)]
+fn fold(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let mut lanes = [start; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = f(*lane, x);
         }
     }
-    sum(lanes)
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = f(*lane, x);
+    }
+    lanes
 }
 
 #[cfg(test)]
