@@ -20,6 +20,8 @@ pub struct Sampler {
     /// Occurrences in the output.
     counts: HashMap<u32, u32>,
     generated: usize,
+    /// Columns of the logits that have a token.
+    sampled: usize,
     scratch: Vec<f32>,
 }
 
@@ -48,9 +50,17 @@ impl Sampler {
             seen: prompt.iter().copied().collect(),
             counts: HashMap::new(),
             generated: 0,
+            sampled: usize::MAX,
             scratch: Vec::new(),
             params,
         }
+    }
+
+    /// Never chooses an id of `columns` or more: columns of a padded
+    /// vocabulary, which no token stands for.
+    pub fn limited_to(mut self, columns: usize) -> Self {
+        self.sampled = columns;
+        self
     }
 
     /// Chooses the next token from `logits [vocab]`, which are worked in.
@@ -59,6 +69,9 @@ impl Sampler {
         let log_total = softmax::log_sum_exp(logits);
         self.scratch.clear();
         self.scratch.extend_from_slice(logits);
+        if let Some(padding) = logits.get_mut(self.sampled..) {
+            padding.fill(f32::NEG_INFINITY);
+        }
         self.penalise(logits, eos);
         let id = match self.params.choice {
             Choice::Greedy => argmax(logits),
@@ -390,6 +403,16 @@ mod tests {
             ids.iter()
                 .all(|&id| again.choose(&mut logits.to_vec(), &[]).id == id)
         );
+    }
+
+    #[test]
+    fn padding_is_never_chosen_but_counts_in_logprobs() {
+        let params = SamplingParams::new(SamplingOptions::default()).unwrap();
+        let mut sampler = Sampler::new(params, &[]).limited_to(2);
+        let chosen = sampler.choose(&mut [0.0, 1.0, 3.0], &[]);
+        assert_eq!(chosen.id, 1);
+        let total: f32 = [0.0f32, 1.0, 3.0].iter().map(|l| l.exp()).sum();
+        assert!((chosen.logprob - (1.0 - total.ln())).abs() < 1e-6);
     }
 
     #[test]

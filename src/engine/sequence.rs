@@ -30,7 +30,6 @@ pub struct Sequence {
     min_tokens: usize,
     eos: Vec<u32>,
     ignore_eos: bool,
-    sampled: usize,
     sampler: Sampler,
     text: TextStream,
     /// Its keys and values in the cache.
@@ -53,9 +52,8 @@ impl Sequence {
             min_tokens: params.min_tokens,
             eos: limits.eos.clone(),
             ignore_eos: params.ignore_eos,
-            sampled: limits.sampled,
             text: TextStream::new(tokenizer.map(Tokenizer::incremental), params.stop.clone()),
-            sampler: Sampler::new(params, &prompt),
+            sampler: Sampler::new(params, &prompt).limited_to(limits.sampled),
             tokens: prompt,
             lease,
         }
@@ -73,9 +71,8 @@ impl Sequence {
 
     /// Chooses the next token from its logits and tells what happened.
     pub fn advance(&mut self, logits: &mut [f32]) -> (Token, Option<Finished>) {
-        let sampled = self.sampled.min(logits.len());
         let held_back: &[u32] = if self.ignore_eos { &[] } else { &self.eos };
-        let chosen = self.sampler.choose(&mut logits[..sampled], held_back);
+        let chosen = self.sampler.choose(logits, held_back);
         self.tokens.push(chosen.id);
         let index = self.sampler.generated() - 1;
         let (text, reason) = self.text_of(chosen.id);

@@ -120,6 +120,7 @@ fn greedy_ids_and_text_equal_transformers() {
         let engine = Engine::builder().model(files).build().unwrap();
         let (ids, text) = generate(&engine, prompt.clone(), expected.len() as u64);
         let upto = clear.min(ids.len());
+        greedy_with_the_references_ids(&fixture, &prompt, &expected);
         let beyond = |id: &u32| *id as usize >= engine.tokenizer().unwrap().vocab_size();
         if padded && expected.iter().any(beyond) {
             // transformers knows no tokenizer here and takes padding columns.
@@ -134,6 +135,20 @@ fn greedy_ids_and_text_equal_transformers() {
         if let Some(whole) = fixture.expected["text"].as_str() {
             let start = engine.tokenizer().unwrap().decode(&prompt).unwrap();
             assert_eq!(start + &text, whole, "{name}");
+        }
+    }
+}
+
+/// With the reference's own ids fed in, the likeliest token is the reference's
+/// at every step that was no near tie, also after one.
+fn greedy_with_the_references_ids(fixture: &Fixture, prompt: &[u32], expected: &[u32]) {
+    let fed = [prompt, &expected[..expected.len() - 1]].concat();
+    let logits = fixture.logits(&fed, fed.len());
+    let gaps = fixture.expected["greedy"]["gaps"].as_array().unwrap();
+    for (step, (row, gap)) in logits[prompt.len() - 1..].iter().zip(gaps).enumerate() {
+        let likeliest = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+        if gap.as_f64().unwrap() > 2e-4 {
+            assert_eq!(likeliest.unwrap() as u32, expected[step], "step {step}");
         }
     }
 }
