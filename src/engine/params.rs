@@ -108,6 +108,10 @@ pub(super) struct Filters {
 /// `k` of top-k where it isn't given.
 const DEFAULT_K: u64 = 50;
 
+/// Below this temperature the choice is greedy: dividing by it would overflow,
+/// and any difference between two logits is already decisive.
+const COLDEST: f32 = 1e-30;
+
 impl SamplingParams {
     /// Checks every parameter, whether the strategy uses it or not.
     ///
@@ -144,7 +148,7 @@ impl SamplingParams {
                 message,
             });
         }
-        let greedy = options.strategy == Strategy::Greedy || temperature == 0.0;
+        let greedy = options.strategy == Strategy::Greedy || temperature < COLDEST;
         Ok(Self {
             choice: if greedy {
                 Choice::Greedy

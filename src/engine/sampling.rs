@@ -199,12 +199,14 @@ fn top_p(logits: &mut [f32], p: f32) {
         .map(|l| ((highest - l) * PER_UNIT).min(last) as u8)
         .collect();
     let mut probabilities = logits.to_vec();
-    let total = f64::from(softmax::exp_sum(&mut probabilities, highest));
+    softmax::exp_sum(&mut probabilities, highest);
     let mut sums = [0.0f64; RANGES];
     for (&range, &e) in ranges.iter().zip(&probabilities) {
         sums[usize::from(range)] += f64::from(e);
     }
-    let limit = f64::from(p) * total;
+    // The total of the same sums: another order of adding could leave it, and
+    // with it a limit near it, out of their reach.
+    let limit = f64::from(p) * sums.iter().sum::<f64>();
     let mut before = 0.0;
     let mut crossing = 0;
     while crossing + 1 < RANGES && before + sums[crossing] < limit {
@@ -218,7 +220,9 @@ fn top_p(logits: &mut [f32], p: f32) {
         .map(|(i, _)| (logits[i], probabilities[i]))
         .collect();
     inside.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-    let mut threshold = highest;
+    // Sums in another order may miss the limit by a rounding: then the whole
+    // range counts.
+    let mut threshold = highest - crossing as f32 / PER_UNIT;
     for (logit, e) in inside {
         if before >= limit {
             break;
@@ -308,6 +312,26 @@ mod tests {
         (0..4000)
             .map(|_| processor.sample(&logits).unwrap())
             .collect()
+    }
+
+    #[test]
+    fn top_p_just_below_one_keeps_almost_all() {
+        for seed in 0..20 {
+            let logits = noise(50_257, seed);
+            for p in [0.999_99, 0.999_999_9, 0.999_999_91] {
+                let count = kept(sampled(|o| o.top_p = Some(p)), &logits).len();
+                assert!(count > 49_000, "seed {seed}, top_p {p}: {count} kept");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tiny_temperature_is_greedy() {
+        for temperature in [1e-29, 1e-31, 1e-38, 1e-44] {
+            let params = sampled(|o| o.temperature = Some(temperature));
+            let chosen = Sampler::new(params, &[]).choose(&mut [-90.0, 80.0, 90.0, 10.0], &[]);
+            assert_eq!(chosen.id, 2, "temperature {temperature}");
+        }
     }
 
     #[test]
