@@ -24,6 +24,7 @@ pub use params::{ParamError, SamplingOptions, SamplingParams, Strategy};
 pub use sampling::{Chosen, Sampler, processed_scores};
 pub use score::{TokenScore, perplexity};
 
+use crate::kernels::pool;
 use crate::model::{Config, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use sequence::Limits;
@@ -95,11 +96,10 @@ impl EngineBuilder {
     /// [`EngineError::Model`] or [`EngineError::Tokenizer`], naming the file
     /// at fault.
     pub fn build(self) -> Result<Engine, EngineError> {
-        if let Some(threads) = self.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            if pool.build_global().is_err() {
-                tracing::debug!("the threads were started before; their number stays");
-            }
+        if let Some(threads) = self.threads
+            && !pool::set_threads(threads)
+        {
+            tracing::debug!("the threads were started before; their number stays");
         }
         let tokenizer = match Tokenizer::load(&self.model.tokenizer) {
             Ok(tokenizer) => Some(tokenizer),

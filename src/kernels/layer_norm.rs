@@ -1,9 +1,8 @@
 //! LayerNorm in two passes: the mean first, then the mean squared deviation,
 //! which doesn't cancel as `E[x²] − E[x]²` does.
 
-use rayon::prelude::*;
-
 use super::isa::{Isa, dispatch};
+use super::pool;
 use super::vector::{LANES, Vector, dot, sum};
 
 /// Rows that one thread takes at least: below, forking costs more than it saves.
@@ -28,12 +27,21 @@ pub fn layer_norm_with(
 ) {
     let n = weight.len();
     assert!(n > 0 && x.len().is_multiple_of(n) && x.len() == y.len() && bias.len() == n);
-    y.par_chunks_mut(n)
-        .zip(x.par_chunks(n))
-        .with_min_len(MIN_ROWS)
-        .for_each(|(y, x)| {
-            dispatch!(isa, row(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32]));
-        });
+    pool::for_each_chunk(y, n * MIN_ROWS, |i, y| {
+        let x = &x[i * n * MIN_ROWS..][..y.len()];
+        dispatch!(isa, rows(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32]));
+    });
+}
+
+/// # Safety
+/// The set of `V` must be there.
+#[inline(always)]
+unsafe fn rows<V: Vector>(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32]) {
+    let n = weight.len();
+    for (y, x) in y.chunks_mut(n).zip(x.chunks(n)) {
+        // SAFETY: the set is the caller's promise.
+        unsafe { row::<V>(x, weight, bias, epsilon, y) };
+    }
 }
 
 /// # Safety

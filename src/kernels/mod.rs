@@ -4,11 +4,20 @@
 //! per instruction set ([`isa`]). A row's result never depends on the rows
 //! beside it, on the number of threads or on the set.
 
+#![allow(
+    clippy::extra_unused_type_parameters,
+    reason = "`dispatch!` compiles each kernel once per vector type, also where the compiler \
+              vectorises plain loops by itself"
+)]
+
 pub mod activation;
 pub mod attention;
 pub mod isa;
 pub mod layer_norm;
+pub mod limits;
 pub mod linear;
+pub mod memory;
+pub mod pool;
 pub mod softmax;
 pub mod vector;
 
@@ -18,7 +27,30 @@ pub use isa::Isa;
 #[derive(Clone, Copy)]
 struct SharedMut(*mut f32);
 
-// SAFETY: the kernels that use it give each thread its own columns.
+// SAFETY: the kernels that use it give each thread its own part.
 unsafe impl Send for SharedMut {}
 // SAFETY: as above.
 unsafe impl Sync for SharedMut {}
+
+impl SharedMut {
+    /// The value at `index`.
+    ///
+    /// # Safety
+    /// It must be in the buffer, and no other thread may touch it.
+    #[inline(always)]
+    unsafe fn at(self, index: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(index) }
+    }
+
+    /// `len` values from `start` on.
+    ///
+    /// # Safety
+    /// They must be in the buffer, no other thread may touch them, and the
+    /// caller must not hold them twice at a time.
+    #[inline(always)]
+    unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}

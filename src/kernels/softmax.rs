@@ -1,11 +1,5 @@
 //! Reductions over a row of logits.
 
-#![allow(
-    clippy::extra_unused_type_parameters,
-    reason = "`dispatch!` compiles each kernel once per vector type, also where the compiler \
-              vectorises plain loops by itself"
-)]
-
 use super::activation::exp;
 use super::isa::{Isa, dispatch};
 use super::vector::{LANES, Vector, sum};

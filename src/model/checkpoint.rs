@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint, whatever its file format, streamed as f32.
+//! The tensors of a checkpoint, whatever its file format, read as f32.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 use super::ModelError;
 use super::files::{Reader, Source, WeightFiles};
 
-/// Bytes that one positioned read takes.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes that one positioned read takes: they stay in the second cache until
+/// they are converted.
+const READ_BYTES: usize = 1 << 18;
 /// The safetensors format's own bound on its header.
 const MAX_HEADER: u64 = 100_000_000;
 
@@ -152,6 +153,12 @@ impl Checkpoint {
         self.tensors.contains_key(tensor)
     }
 
+    /// Elements of all tensors.
+    pub(super) fn elements(&self) -> usize {
+        let elements = |e: &Entry| e.shape.iter().product::<usize>();
+        self.tensors.values().map(elements).sum()
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -177,48 +184,19 @@ impl Checkpoint {
         Err(ModelError::tensor(file, tensor, reason))
     }
 
-    /// Reads `tensor` from front to back and hands it on in runs of whole
-    /// `row`s, as f32, each with the index of its first element. Every value
-    /// is checked to be finite first.
-    ///
-    /// `sink` may end the reading early by returning false.
-    pub(super) fn stream(
-        &self,
-        tensor: &str,
-        row: usize,
-        mut sink: impl FnMut(usize, &[f32]) -> bool,
-    ) -> Result<(), ModelError> {
+    /// Opens `tensor` for reading.
+    pub(super) fn tensor(&self, tensor: &str) -> Result<TensorReader<'_>, ModelError> {
         let entry = self.entry(tensor)?;
-        let file = &self.files[entry.file];
-        let mut checked = |first: usize, values: &[f32]| {
-            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-                let reason = format!("element {} is {}", first + at, values[at]);
-                return Err(ModelError::tensor(&file.name, tensor, reason));
-            }
-            Ok(sink(first, values))
+        let values = match entry.stored {
+            Stored::Raw { dtype, offset } => Values::File { dtype, offset },
+            Stored::Pickled(_) => Values::Read(self.read_pickled(tensor)?),
         };
-        match entry.stored {
-            Stored::Raw { dtype, offset } => {
-                let total: usize = entry.shape.iter().product();
-                let width = dtype.bitsize() / 8;
-                let step = (READ_BYTES / (row * width)).max(1) * row;
-                let mut bytes = vec![0; step.min(total) * width];
-                let mut values = vec![0.0; step.min(total)];
-                for first in (0..total).step_by(step) {
-                    let count = step.min(total - first);
-                    let bytes = &mut bytes[..count * width];
-                    file.read_exact_at(bytes, offset + (first * width) as u64)?;
-                    to_f32(dtype, bytes, &mut values[..count]);
-                    if !checked(first, &values[..count])? {
-                        break;
-                    }
-                }
-            }
-            Stored::Pickled(_) => {
-                checked(0, &self.read_pickled(tensor)?)?;
-            }
-        }
-        Ok(())
+        Ok(TensorReader {
+            name: tensor.to_owned(),
+            file: &self.files[entry.file],
+            len: entry.shape.iter().product(),
+            values,
+        })
     }
 
     fn read_pickled(&self, tensor: &str) -> Result<Vec<f32>, ModelError> {
@@ -250,6 +228,53 @@ impl Checkpoint {
         self.tensors
             .get(tensor)
             .ok_or_else(|| ModelError::tensor(&self.name, tensor, "missing"))
+    }
+}
+
+/// A tensor of a checkpoint, read in parts, by several threads if they like.
+pub(super) struct TensorReader<'a> {
+    name: String,
+    file: &'a Reader,
+    len: usize,
+    values: Values,
+}
+
+enum Values {
+    /// `dtype` values from byte `offset` on.
+    File { dtype: Dtype, offset: u64 },
+    /// All of them.
+    Read(Vec<f32>),
+}
+
+impl TensorReader<'_> {
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Reads the elements from `first` on, as f32, each checked to be finite.
+    pub(super) fn read(&self, first: usize, out: &mut [f32]) -> Result<(), ModelError> {
+        match &self.values {
+            Values::File { dtype, offset } => {
+                let width = dtype.bitsize() / 8;
+                let mut bytes = vec![0; out.len().min(READ_BYTES / width) * width];
+                let parts = out.chunks_mut(READ_BYTES / width).enumerate();
+                for (i, out) in parts {
+                    let bytes = &mut bytes[..out.len() * width];
+                    let at = first * width + i * READ_BYTES;
+                    self.file.read_exact_at(bytes, offset + at as u64)?;
+                    to_f32(*dtype, bytes, out);
+                }
+            }
+            Values::Read(values) => out.copy_from_slice(&values[first..first + out.len()]),
+        }
+        // A sum of flags instead of an early end: compilers vectorise it.
+        let finite = out.iter().fold(true, |all, v| all & v.is_finite());
+        if let (false, Some(at)) = (finite, out.iter().position(|v| !v.is_finite())) {
+            let reason = format!("element {} is {}", first + at, out[at]);
+            return Err(ModelError::tensor(&self.file.name, &self.name, reason));
+        }
+        Ok(())
     }
 }
 

@@ -10,9 +10,11 @@ use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::files::ModelFiles;
 use super::kv_cache::{KvCache, LayerCache};
-use super::ops::{self, Heads};
+use super::loader;
+use super::ops::{self, Then};
 use super::weights::{BlockWeights, Weights};
-use super::{LoadOptions, ModelError};
+use super::{Dtype, LoadOptions, ModelError};
+use crate::kernels::attention::{Heads, Piece};
 
 /// A loaded GPT-2. It holds weights only: the cache is an argument of
 /// [`forward`](Self::forward), so one model can serve many caches.
@@ -46,11 +48,6 @@ impl Gpt2 {
     /// # Errors
     /// [`ModelError`] naming the file and the field or tensor at fault.
     pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Self, ModelError> {
-        // Closed enums of one variant each today: matched, so that a new
-        // precision cannot be taken for f32 here.
-        match options.dtype {
-            super::Dtype::F32 => {}
-        }
         let file = files.config.name();
         let mut config = Config::from_json(&files.config.read()?, &file)?;
         if let Some(generation) = &files.generation_config {
@@ -58,7 +55,7 @@ impl Gpt2 {
             config.eos_token_ids = eos.unwrap_or(config.eos_token_ids);
         }
         let checkpoint = Checkpoint::open(&files.weights)?;
-        let weights = Weights::load(&checkpoint, &config)?;
+        let weights = loader::load(&checkpoint, &config, options.dtype.precision())?;
         Ok(Self { config, weights })
     }
 
@@ -66,8 +63,8 @@ impl Gpt2 {
     ///
     /// # Errors
     /// [`ModelError::Candle`] when the memory cannot be had.
-    pub fn random(config: Config, seed: u64) -> Result<Self, ModelError> {
-        let weights = Weights::random(&config, seed)?;
+    pub fn random(config: Config, dtype: Dtype, seed: u64) -> Result<Self, ModelError> {
+        let weights = Weights::random(&config, dtype.precision(), seed)?;
         Ok(Self { config, weights })
     }
 
@@ -102,10 +99,11 @@ impl Gpt2 {
         recorder: &mut impl Recorder,
     ) -> Result<Logits, ModelError> {
         self.check(batch, cache)?;
+        let pieces = ops::pieces(&batch.spans);
         let mut x = self.embed(batch)?;
         recorder.hidden(0, &x);
         for (i, (block, layer_cache)) in self.weights.blocks.iter().zip(&cache.layers).enumerate() {
-            x = self.block(i, block, &x, batch, layer_cache)?;
+            x = self.block(i, block, &x, &pieces, layer_cache)?;
             recorder.hidden(i + 1, &x);
         }
         self.head(&x, batch)
@@ -146,7 +144,7 @@ impl Gpt2 {
         i: usize,
         block: &BlockWeights,
         x: &Tensor,
-        batch: &Batch,
+        pieces: &[Piece<'_>],
         cache: &LayerCache,
     ) -> Result<Tensor, ModelError> {
         let epsilon = self.config.layer_norm_epsilon;
@@ -156,15 +154,15 @@ impl Gpt2 {
             scale: self.config.attention_scale(i),
         };
         let normed = ops::layer_norm(x, &block.ln_1, epsilon)?;
-        let qkv = ops::linear(&normed, &block.c_attn)?; // [rows, 3·n_embd]
-        ops::write_cache(&qkv, cache, &batch.spans)?;
-        let attended = ops::attention(&qkv, cache, &batch.spans, heads)?;
-        let x = (x + ops::linear(&attended, &block.attn_c_proj)?)?;
+        let qkv = ops::linear(&normed, &block.c_attn, Then::Nothing)?; // [rows, 3·n_embd]
+        ops::write_cache(&qkv, cache, pieces, heads)?;
+        let attended = ops::attention(&qkv, cache, pieces, heads)?;
+        let x = ops::linear(&attended, &block.attn_c_proj, Then::Add(x))?;
 
         let normed = ops::layer_norm(&x, &block.ln_2, epsilon)?;
-        let inner = ops::linear(&normed, &block.c_fc)?; // [rows, n_inner]
-        let inner = ops::activation(&inner, self.config.activation)?;
-        Ok((&x + ops::linear(&inner, &block.mlp_c_proj)?)?)
+        let activation = Then::Activation(self.config.activation);
+        let inner = ops::linear(&normed, &block.c_fc, activation)?; // [rows, n_inner]
+        Ok(ops::linear(&inner, &block.mlp_c_proj, Then::Add(&x))?)
     }
 
     /// Logits of the rows that are asked for, and of no others.
@@ -180,7 +178,7 @@ impl Gpt2 {
         let x = x.index_select(&rows, 0)?;
         let x = ops::layer_norm(&x, &self.weights.ln_f, self.config.layer_norm_epsilon)?;
         let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.wte);
-        let values = ops::linear(&x, head)?.flatten_all()?.to_vec1()?;
+        let values = ops::linear_values(&x, head)?;
         Ok(Logits { values, vocab_size })
     }
 }

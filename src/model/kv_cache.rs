@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use super::{Config, ModelError};
-use crate::kernels::attention::BLOCK;
+use crate::kernels::attention::{BLOCK, Heads};
 
-/// Keys and values of all sequences, per layer `[blocks, BLOCK, n_embd]`.
+/// Keys and values of all sequences, per layer, in blocks of positions; see
+/// [`Cache`](crate::kernels::attention::Cache) for the order within a block.
 ///
 /// A sequence finds its positions through the block table of its [`Lease`].
 #[derive(Debug)]
@@ -41,12 +42,16 @@ impl KvCache {
     /// [`ModelError::Candle`] when the memory cannot be had.
     pub fn new(config: &Config, tokens: usize) -> Result<Self, ModelError> {
         let total = tokens.div_ceil(BLOCK);
-        let shape = (total, BLOCK, config.n_embd);
+        let heads = Heads {
+            count: config.n_head,
+            dim: config.head_dim(),
+            scale: 1.0,
+        };
         let layers = (0..config.n_layer)
             .map(|_| {
                 Ok(LayerCache {
-                    keys: Tensor::zeros(shape, DType::F32, &Device::Cpu)?,
-                    values: Tensor::zeros(shape, DType::F32, &Device::Cpu)?,
+                    keys: Tensor::zeros((total, heads.key_block()), DType::F32, &Device::Cpu)?,
+                    values: Tensor::zeros((total, heads.value_block()), DType::F32, &Device::Cpu)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;

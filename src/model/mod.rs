@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod gpt2;
 mod kv_cache;
+mod loader;
 mod ops;
 mod weights;
 
@@ -22,19 +23,44 @@ pub use kv_cache::{KvCache, Lease};
 
 use std::str::FromStr;
 
-/// The precision in which weights are held and products computed.
+use crate::kernels::linear::Precision;
+
+/// The precision in which weights are held and products computed. Sums, and
+/// all that lies between the products, are f32 in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dtype {
     /// 32-bit floats: equal to transformers' f32.
     #[default]
     F32,
+    /// Weights, and the activations that meet them, rounded to bf16.
+    Bf16,
+    /// 8-bit weights and activations in blocks of 32, each with a scale.
+    Q8,
+    /// 4-bit weights, 8-bit activations in blocks of 32, each with a scale.
+    Q4,
 }
 
 impl Dtype {
+    /// All of them, the most precise first.
+    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Q8, Self::Q4];
+
     /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        }
+    }
+
+    /// The kernels' name for it.
+    pub(crate) fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Q8 => Precision::Q8,
+            Self::Q4 => Precision::Q4,
         }
     }
 }
@@ -43,15 +69,13 @@ impl FromStr for Dtype {
     type Err = ModelError;
 
     fn from_str(name: &str) -> Result<Self, ModelError> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "bf16" | "f16" | "q8" | "q4" => Err(ModelError::Unsupported(format!(
-                "dtype {name} is not built yet; this build has f32"
-            ))),
-            _ => Err(ModelError::Unsupported(format!(
-                "no such dtype: {name} (this build has f32)"
-            ))),
-        }
+        let known = Self::ALL.into_iter().find(|dtype| dtype.as_str() == name);
+        known.ok_or_else(|| {
+            ModelError::Unsupported(match name {
+                "f16" => "dtype f16 is for CUDA only; use bf16 on a CPU".to_owned(),
+                _ => format!("no such dtype: {name} (there are f32, bf16, q8 and q4)"),
+            })
+        })
     }
 }
 

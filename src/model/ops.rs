@@ -3,29 +3,46 @@
 //! Their oracle is the plain candle program in `examples/train_demo/model.rs`;
 //! `tests/integration/demo.rs` compares the two.
 
+use std::cell::RefCell;
+use std::ops::Deref;
+
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, bail,
+    CpuStorage, CustomOp1, CustomOp3, InplaceOp2, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
 use super::batch::Span;
 use super::config::Activation;
 use super::kv_cache::LayerCache;
 use super::weights::{NormWeights, PackedLinear};
-use crate::kernels::activation::{self, Function};
-use crate::kernels::attention::{self, BLOCK, RowContext};
+use crate::kernels::activation::Function;
+use crate::kernels::attention::{self, Cache, Heads, PIECE_ROWS, Piece};
 use crate::kernels::layer_norm;
-use crate::kernels::linear::{self, PANEL};
+use crate::kernels::linear::{self, Epilogue};
 
-/// `x·W + b`: `[rows, k]` → `[rows, n]`.
-pub(super) fn linear(x: &Tensor, layer: &PackedLinear) -> Result<Tensor> {
-    let op = Linear {
-        k: layer.k,
-        n: layer.n,
+/// What follows the product of a linear layer.
+#[derive(Clone, Copy)]
+pub(super) enum Then<'a> {
+    /// Nothing but its bias.
+    Nothing,
+    /// An activation, element by element.
+    Activation(Activation),
+    /// The sum with `[rows, n]`.
+    Add(&'a Tensor),
+}
+
+/// `x·W + b`, and what follows: `[rows, k]` → `[rows, n]`.
+pub(super) fn linear(x: &Tensor, layer: &PackedLinear, then: Then<'_>) -> Result<Tensor> {
+    x.apply_op1_no_bwd(&Linear { layer, then })
+}
+
+/// `x·W` as plain values: `[rows, k]` → `rows · n`.
+pub(super) fn linear_values(x: &Tensor, layer: &PackedLinear) -> Result<Vec<f32>> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = storage.deref() else {
+        bail!("expected a tensor on the CPU");
     };
-    match &layer.bias {
-        Some(bias) => x.apply_op3_no_bwd(&layer.weight, bias, &op),
-        None => x.apply_op2_no_bwd(&layer.weight, &op),
-    }
+    let then = Then::Nothing;
+    Linear { layer, then }.run(slice(storage, layout)?)
 }
 
 /// LayerNorm over the last dimension: `[rows, n_embd]` → the same.
@@ -33,44 +50,40 @@ pub(super) fn layer_norm(x: &Tensor, norm: &NormWeights, epsilon: f32) -> Result
     x.apply_op3_no_bwd(&norm.weight, &norm.bias, &LayerNorm { epsilon })
 }
 
-/// The MLP's activation, element by element.
-pub(super) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    let function = match activation {
-        Activation::Gelu => Function::GeluErf,
-        Activation::GeluTanh => Function::GeluTanh,
-        Activation::QuickGelu => Function::QuickGelu,
-        Activation::Relu => Function::Relu,
-        Activation::Silu => Function::Silu,
-        Activation::Tanh => Function::Tanh,
-        Activation::Sigmoid => Function::Sigmoid,
-        Activation::Linear => return Ok(x.clone()),
-    };
-    x.apply_op1_no_bwd(&Activate { function })
-}
-
 /// Rows of the token embedding: `tokens` → `[tokens, n_embd]`. Ids must have
 /// been checked against the vocabulary.
 pub(super) fn embedding(wte: &PackedLinear, tokens: &[u32]) -> Result<Tensor> {
-    wte.weight.apply_op1_no_bwd(&Embed { tokens, k: wte.k })
+    wte.weight.apply_op1_no_bwd(&Embed { wte, tokens })
 }
 
-/// The shape of an attention layer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) count: usize,
-    pub(super) dim: usize,
-    /// What scores are multiplied by.
-    pub(super) scale: f32,
+/// The rows of a batch in pieces, as attention takes them.
+pub(super) fn pieces(spans: &[Span]) -> Vec<Piece<'_>> {
+    let pieces = spans.iter().flat_map(|span| {
+        let rows = span.rows.clone();
+        rows.clone().step_by(PIECE_ROWS).map(move |row| Piece {
+            blocks: &span.blocks,
+            row,
+            position: span.past + row - rows.start,
+            count: PIECE_ROWS.min(rows.end - row),
+        })
+    });
+    pieces.collect()
 }
 
 /// Puts the new keys and values of `qkv [rows, 3·n_embd]` into the cache.
-pub(super) fn write_cache(qkv: &Tensor, cache: &LayerCache, spans: &[Span]) -> Result<()> {
-    cache
-        .keys
-        .inplace_op2(qkv, &WriteCache { spans, part: 1 })?;
-    cache
-        .values
-        .inplace_op2(qkv, &WriteCache { spans, part: 2 })
+pub(super) fn write_cache(
+    qkv: &Tensor,
+    cache: &LayerCache,
+    pieces: &[Piece<'_>],
+    heads: Heads,
+) -> Result<()> {
+    let write = |part| WriteCache {
+        part,
+        pieces,
+        heads,
+    };
+    cache.keys.inplace_op2(qkv, &write(Cache::Keys))?;
+    cache.values.inplace_op2(qkv, &write(Cache::Values))
 }
 
 /// Causal attention of each row over its sequence's cached positions, itself
@@ -78,16 +91,42 @@ pub(super) fn write_cache(qkv: &Tensor, cache: &LayerCache, spans: &[Span]) -> R
 pub(super) fn attention(
     qkv: &Tensor,
     cache: &LayerCache,
-    spans: &[Span],
+    pieces: &[Piece<'_>],
     heads: Heads,
 ) -> Result<Tensor> {
-    qkv.apply_op3_no_bwd(&cache.keys, &cache.values, &Attend { spans, heads })
+    qkv.apply_op3_no_bwd(&cache.keys, &cache.values, &Attend { pieces, heads })
 }
 
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+fn slice<'a, T: candle_core::WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => bail!("expected a contiguous tensor, got {layout:?}"),
+    }
+}
+
+/// Runs `f` on the values of a tensor.
+fn with_values<T: candle_core::WithDType, R>(
+    tensor: &Tensor,
+    f: impl FnOnce(&[T]) -> Result<R>,
+) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match storage.deref() {
+        Storage::Cpu(storage) => f(slice(storage, layout)?),
+        _ => bail!("expected a tensor on the CPU"),
+    }
+}
+
+/// [`with_values`] of a tensor that may not be there.
+fn with_optional<R>(
+    tensor: Option<&Tensor>,
+    f: impl FnOnce(Option<&[f32]>) -> Result<R>,
+) -> Result<R> {
+    match tensor {
+        Some(tensor) => with_values(tensor, |values| f(Some(values))),
+        None => f(None),
     }
 }
 
@@ -96,63 +135,69 @@ fn shaped(values: Vec<f32>, rows: usize) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), Shape::from((rows, columns)))
 }
 
-struct Linear {
-    k: usize,
-    n: usize,
+struct Linear<'a> {
+    layer: &'a PackedLinear,
+    then: Then<'a>,
 }
 
-impl Linear {
-    fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> (CpuStorage, Shape) {
-        let rows = x.len() / self.k;
-        let mut y = vec![0.0; rows * self.n];
-        let layer = linear::Linear {
-            x,
-            weight,
-            bias,
-            k: self.k,
-            n: self.n,
+impl Linear<'_> {
+    fn run(&self, x: &[f32]) -> Result<Vec<f32>> {
+        thread_local! {
+            /// The inputs as the kernels read them, kept for the next product.
+            static SCRATCH: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+        }
+        let Self { layer, then } = self;
+        let (activation, residual) = match then {
+            Then::Nothing => (None, None),
+            Then::Activation(activation) => (function(*activation), None),
+            Then::Add(tensor) => (None, Some(*tensor)),
         };
-        linear::linear(layer, &mut y);
-        shaped(y, rows)
+        let mut y = vec![0.0; x.len() / layer.k * layer.n];
+        with_values(&layer.weight, |weight| {
+            with_optional(layer.bias.as_ref(), |bias| {
+                with_optional(residual, |residual| {
+                    let linear = linear::Linear {
+                        x,
+                        weight,
+                        precision: layer.precision,
+                        epilogue: Epilogue {
+                            bias,
+                            activation,
+                            residual,
+                        },
+                        k: layer.k,
+                        n: layer.n,
+                    };
+                    SCRATCH.with_borrow_mut(|scratch| linear::linear(linear, scratch, &mut y));
+                    Ok(())
+                })
+            })
+        })?;
+        Ok(y)
     }
 }
 
-impl CustomOp2 for Linear {
+fn function(activation: Activation) -> Option<Function> {
+    match activation {
+        Activation::Gelu => Some(Function::GeluErf),
+        Activation::GeluTanh => Some(Function::GeluTanh),
+        Activation::QuickGelu => Some(Function::QuickGelu),
+        Activation::Relu => Some(Function::Relu),
+        Activation::Silu => Some(Function::Silu),
+        Activation::Tanh => Some(Function::Tanh),
+        Activation::Sigmoid => Some(Function::Sigmoid),
+        Activation::Linear => None,
+    }
+}
+
+impl CustomOp1 for Linear<'_> {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.run(slice(x, x_layout)?, slice(weight, weight_layout)?, None))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let bias = slice(bias, bias_layout)?;
-        Ok(self.run(
-            slice(x, x_layout)?,
-            slice(weight, weight_layout)?,
-            Some(bias),
-        ))
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = slice(x, layout)?;
+        Ok(shaped(self.run(x)?, x.len() / self.layer.k))
     }
 }
 
@@ -181,25 +226,9 @@ impl CustomOp3 for LayerNorm {
     }
 }
 
-struct Activate {
-    function: Function,
-}
-
-impl CustomOp1 for Activate {
-    fn name(&self) -> &'static str {
-        "activation"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = slice(x, layout)?.to_vec();
-        activation::apply(self.function, &mut y);
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-}
-
 struct Embed<'a> {
+    wte: &'a PackedLinear,
     tokens: &'a [u32],
-    k: usize,
 }
 
 impl CustomOp1 for Embed<'_> {
@@ -207,21 +236,20 @@ impl CustomOp1 for Embed<'_> {
         "embedding"
     }
 
-    fn cpu_fwd(&self, wte: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let packed = slice(wte, layout)?;
-        let mut rows = Vec::with_capacity(self.tokens.len() * self.k);
-        for &token in self.tokens {
-            let start = linear::packed_index(0, token as usize, self.k);
-            rows.extend(packed[start..].iter().step_by(PANEL).take(self.k));
+    fn cpu_fwd(&self, packed: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let packed = slice(packed, layout)?;
+        let mut rows = vec![0.0; self.tokens.len() * self.wte.k];
+        for (&token, row) in self.tokens.iter().zip(rows.chunks_mut(self.wte.k)) {
+            linear::unpack_column(self.wte.precision, packed, token as usize, row);
         }
         Ok(shaped(rows, self.tokens.len()))
     }
 }
 
 struct WriteCache<'a> {
-    spans: &'a [Span],
-    /// 1 for keys, 2 for values: which third of a `qkv` row.
-    part: usize,
+    part: Cache,
+    pieces: &'a [Piece<'a>],
+    heads: Heads,
 }
 
 impl InplaceOp2 for WriteCache<'_> {
@@ -236,29 +264,20 @@ impl InplaceOp2 for WriteCache<'_> {
         qkv: &CpuStorage,
         qkv_layout: &Layout,
     ) -> Result<()> {
-        let qkv = slice(qkv, qkv_layout)?;
-        let width = qkv_layout.dims()[1] / 3;
         let CpuStorage::F32(cache) = cache else {
             bail!("expected an f32 cache");
         };
         if cache_layout.contiguous_offsets() != Some((0, cache.len())) {
             bail!("expected a whole, contiguous cache");
         }
-        for span in self.spans {
-            for (i, row) in span.rows.clone().enumerate() {
-                let position = span.past + i;
-                let block = span.blocks[position / BLOCK] as usize;
-                let to = (block * BLOCK + position % BLOCK) * width;
-                let from = (row * 3 + self.part) * width;
-                cache[to..to + width].copy_from_slice(&qkv[from..from + width]);
-            }
-        }
+        let qkv = slice(qkv, qkv_layout)?;
+        attention::write_cache(self.part, qkv, self.pieces, self.heads, cache);
         Ok(())
     }
 }
 
 struct Attend<'a> {
-    spans: &'a [Span],
+    pieces: &'a [Piece<'a>],
     heads: Heads,
 }
 
@@ -276,28 +295,16 @@ impl CustomOp3 for Attend<'_> {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let rows: Vec<RowContext<'_>> = self
-            .spans
-            .iter()
-            .flat_map(|span| {
-                let past = span.past;
-                (0..span.rows.len()).map(move |i| RowContext {
-                    blocks: &span.blocks,
-                    len: past + i + 1,
-                })
-            })
-            .collect();
-        let mut out = vec![0.0; rows.len() * self.heads.count * self.heads.dim];
+        let qkv = slice(qkv, qkv_layout)?;
+        let mut out = vec![0.0; qkv.len() / 3];
         let layer = attention::Attention {
-            qkv: slice(qkv, qkv_layout)?,
+            qkv,
             keys: slice(keys, keys_layout)?,
             values: slice(values, values_layout)?,
-            rows: &rows,
-            heads: self.heads.count,
-            head_dim: self.heads.dim,
-            scale: self.heads.scale,
+            pieces: self.pieces,
+            heads: self.heads,
         };
         attention::attention(layer, &mut out);
-        Ok(shaped(out, rows.len()))
+        Ok(shaped(out, qkv_layout.dims()[0]))
     }
 }

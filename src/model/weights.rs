@@ -1,17 +1,19 @@
-//! Checkpoint names, shapes and dtypes → packed weights.
+//! The weights of a model, packed as the kernels read them.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::ModelError;
-use super::checkpoint::Checkpoint;
 use super::config::Config;
-use crate::kernels::linear::{PANEL, packed_index, panels};
+use crate::kernels::linear::{PANEL, Precision, aligned_start, pack_panel, packed_len};
+use crate::kernels::pool;
 
-/// The weights of a linear layer as the kernels read them.
+/// The weights of a linear layer.
 #[derive(Debug, Clone)]
 pub(super) struct PackedLinear {
-    /// `[panels(n), k, PANEL]`.
+    /// Panel by panel, `packed_len` bytes.
     pub(super) weight: Tensor,
+    /// How they are packed.
+    pub(super) precision: Precision,
     /// `[n]`; the output head has none.
     pub(super) bias: Option<Tensor>,
     /// Inputs.
@@ -51,44 +53,68 @@ pub(super) struct Weights {
     pub(super) lm_head: Option<PackedLinear>,
 }
 
-impl Weights {
-    /// Checks every tensor's name, shape and dtype, then reads and packs them,
-    /// one after another.
-    pub(super) fn load(checkpoint: &Checkpoint, config: &Config) -> Result<Self, ModelError> {
-        let loader = Loader::new(checkpoint, config);
-        loader.check_all()?;
-        let e = config.n_embd;
-        // The largest first, so that what reading it needs besides is not
-        // added to the sum of all others.
-        let wte = loader.embedding(&loader.name("wte.weight"))?;
-        let lm_head = loader.lm_head(&wte)?;
-        let wpe = loader.matrix("wpe.weight", config.n_positions, e)?;
-        let blocks = (0..config.n_layer)
-            .map(|i| loader.block(i))
-            .collect::<Result<_, _>>()?;
-        let ln_f = loader.norm("ln_f")?;
-        loader.warn_about_others();
+impl PackedLinear {
+    /// Packs a matrix panel by panel, on all threads: `fill(panel, values)`
+    /// puts the weights of the panel's columns into `values [k, PANEL]`, which
+    /// comes filled with zeros.
+    pub(super) fn pack(
+        precision: Precision,
+        (k, n): (usize, usize),
+        bias: Option<Tensor>,
+        fill: impl Fn(usize, &mut [f32]) -> Result<(), ModelError> + Sync,
+    ) -> Result<Self, ModelError> {
+        let len = packed_len(precision, k, n);
+        // Room to start at a cache line.
+        let mut buffer = crate::kernels::memory::zeroed(len + 64);
+        let start = aligned_start(&buffer);
+        let panel_len = packed_len(precision, k, 1);
+        let packed = &mut buffer[start..start + len];
+        pool::try_for_each_chunk(packed, panel_len, |panel, out| {
+            let mut values = vec![0.0; k * PANEL];
+            fill(panel, &mut values)?;
+            pack_panel(precision, &values, out);
+            Ok::<_, ModelError>(())
+        })?;
+        let weight = Tensor::from_vec(buffer, len + 64, &Device::Cpu)?.narrow(0, start, len)?;
         Ok(Self {
-            wte,
-            wpe,
-            blocks,
-            ln_f,
-            lm_head,
+            weight,
+            precision,
+            bias,
+            k,
+            n,
         })
     }
+}
 
+impl Weights {
     /// Random weights of the right shapes, for measuring speed: normal-like
     /// with deviation 0.02, as GPT-2 is initialised.
-    pub(super) fn random(config: &Config, seed: u64) -> Result<Self, ModelError> {
+    pub(super) fn random(
+        config: &Config,
+        precision: Precision,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
         let mut noise = Noise(seed);
         let e = config.n_embd;
         let norm = |noise: &mut Noise| -> Result<NormWeights, ModelError> {
             Ok(NormWeights {
-                weight: Tensor::ones(e, candle_core::DType::F32, &Device::Cpu)?,
+                weight: Tensor::ones(e, DType::F32, &Device::Cpu)?,
                 bias: noise.vector(e)?,
             })
         };
-        let wte = noise.linear(e, config.vocab_size, false)?;
+        let linear = |noise: &mut Noise, k: usize, n: usize, bias: bool| {
+            let bias = bias.then(|| noise.vector(n)).transpose()?;
+            let seed = noise.bits();
+            PackedLinear::pack(precision, (k, n), bias, |panel, values| {
+                let mut noise = Noise(seed ^ (panel as u64) << 32);
+                let columns = PANEL.min(n - panel * PANEL);
+                for row in values.chunks_mut(PANEL) {
+                    row[..columns].fill_with(|| noise.next());
+                }
+                Ok(())
+            })
+        };
+        let wte = linear(&mut noise, e, config.vocab_size, false)?;
         let wpe = noise
             .vector(config.n_positions * e)?
             .reshape((config.n_positions, e))?;
@@ -96,11 +122,11 @@ impl Weights {
             .map(|_| {
                 Ok(BlockWeights {
                     ln_1: norm(&mut noise)?,
-                    c_attn: noise.linear(e, 3 * e, true)?,
-                    attn_c_proj: noise.linear(e, e, true)?,
+                    c_attn: linear(&mut noise, e, 3 * e, true)?,
+                    attn_c_proj: linear(&mut noise, e, e, true)?,
                     ln_2: norm(&mut noise)?,
-                    c_fc: noise.linear(e, config.n_inner, true)?,
-                    mlp_c_proj: noise.linear(config.n_inner, e, true)?,
+                    c_fc: linear(&mut noise, e, config.n_inner, true)?,
+                    mlp_c_proj: linear(&mut noise, config.n_inner, e, true)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -116,226 +142,18 @@ impl Weights {
 
     /// Bytes of all weights as held in memory.
     pub(super) fn bytes(&self) -> usize {
-        let linear = |l: &PackedLinear| {
-            l.weight.elem_count() + l.bias.as_ref().map_or(0, Tensor::elem_count)
-        };
-        let norm = |n: &NormWeights| 2 * n.weight.elem_count();
+        let floats = |t: &Tensor| t.elem_count() * size_of::<f32>();
+        let linear = |l: &PackedLinear| l.weight.elem_count() + l.bias.as_ref().map_or(0, floats);
+        let norm = |n: &NormWeights| floats(&n.weight) + floats(&n.bias);
         let blocks = self.blocks.iter().map(|b| {
             let linears = [&b.c_attn, &b.attn_c_proj, &b.c_fc, &b.mlp_c_proj];
             linears.map(linear).iter().sum::<usize>() + norm(&b.ln_1) + norm(&b.ln_2)
         });
-        let elements = linear(&self.wte)
-            + self.wpe.elem_count()
+        linear(&self.wte)
+            + floats(&self.wpe)
             + blocks.sum::<usize>()
             + norm(&self.ln_f)
-            + self.lm_head.as_ref().map_or(0, linear);
-        elements * size_of::<f32>()
-    }
-}
-
-struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
-    config: &'a Config,
-    /// `transformer.` for checkpoints saved from `GPT2LMHeadModel`.
-    prefix: &'static str,
-}
-
-const LM_HEAD: &str = "lm_head.weight";
-
-impl<'a> Loader<'a> {
-    fn new(checkpoint: &'a Checkpoint, config: &'a Config) -> Self {
-        let prefixed = checkpoint.contains("transformer.wte.weight");
-        let prefix = if prefixed { "transformer." } else { "" };
-        Self {
-            checkpoint,
-            config,
-            prefix,
-        }
-    }
-
-    fn name(&self, suffix: &str) -> String {
-        format!("{}{suffix}", self.prefix)
-    }
-
-    /// Every tensor before anything large is allocated, so that a wrong
-    /// configuration is found at once.
-    fn check_all(&self) -> Result<(), ModelError> {
-        let (e, inner) = (self.config.n_embd, self.config.n_inner);
-        let expect =
-            |suffix: &str, shape: &[usize]| self.checkpoint.expect(&self.name(suffix), shape);
-        expect("wte.weight", &[self.config.vocab_size, e])?;
-        expect("wpe.weight", &[self.config.n_positions, e])?;
-        for i in 0..self.config.n_layer {
-            let within = |suffix: &str, shape: &[usize]| expect(&format!("h.{i}.{suffix}"), shape);
-            for (name, k, n) in [
-                ("attn.c_attn", e, 3 * e),
-                ("attn.c_proj", e, e),
-                ("mlp.c_fc", e, inner),
-                ("mlp.c_proj", inner, e),
-            ] {
-                within(&format!("{name}.weight"), &[k, n])?;
-                within(&format!("{name}.bias"), &[n])?;
-            }
-            for name in ["ln_1", "ln_2"] {
-                within(&format!("{name}.weight"), &[e])?;
-                within(&format!("{name}.bias"), &[e])?;
-            }
-        }
-        expect("ln_f.weight", &[e])?;
-        expect("ln_f.bias", &[e])?;
-        if self.checkpoint.contains(LM_HEAD) {
-            return self
-                .checkpoint
-                .expect(LM_HEAD, &[self.config.vocab_size, e]);
-        }
-        if !self.config.tie_word_embeddings {
-            let reason = "missing, and config.json says that it is not tied to wte";
-            return Err(ModelError::tensor(&self.checkpoint.name, LM_HEAD, reason));
-        }
-        Ok(())
-    }
-
-    fn block(&self, i: usize) -> Result<BlockWeights, ModelError> {
-        let (e, inner) = (self.config.n_embd, self.config.n_inner);
-        let at = |suffix: &str| format!("h.{i}.{suffix}");
-        Ok(BlockWeights {
-            ln_1: self.norm(&at("ln_1"))?,
-            c_attn: self.linear(&at("attn.c_attn"), e, 3 * e)?,
-            attn_c_proj: self.linear(&at("attn.c_proj"), e, e)?,
-            ln_2: self.norm(&at("ln_2"))?,
-            c_fc: self.linear(&at("mlp.c_fc"), e, inner)?,
-            mlp_c_proj: self.linear(&at("mlp.c_proj"), inner, e)?,
-        })
-    }
-
-    fn norm(&self, name: &str) -> Result<NormWeights, ModelError> {
-        Ok(NormWeights {
-            weight: self.vector(&format!("{name}.weight"), self.config.n_embd)?,
-            bias: self.vector(&format!("{name}.bias"), self.config.n_embd)?,
-        })
-    }
-
-    fn vector(&self, name: &str, n: usize) -> Result<Tensor, ModelError> {
-        Ok(self.matrix(name, 1, n)?.flatten_all()?)
-    }
-
-    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Tensor, ModelError> {
-        let mut values = vec![0.0; rows * columns];
-        self.checkpoint
-            .stream(&self.name(name), columns, |first, run| {
-                values[first..first + run.len()].copy_from_slice(run);
-                true
-            })?;
-        Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
-    }
-
-    /// A Conv1D: `[k, n]` as stored, y = x·W + b.
-    fn linear(&self, name: &str, k: usize, n: usize) -> Result<PackedLinear, ModelError> {
-        let mut packed = vec![0.0; panels(n) * k * PANEL];
-        let weight = self.name(&format!("{name}.weight"));
-        self.checkpoint.stream(&weight, n, |first, run| {
-            for (row, values) in run.chunks(n).enumerate() {
-                for (panel, columns) in values.chunks(PANEL).enumerate() {
-                    let at = packed_index(first / n + row, panel * PANEL, k);
-                    packed[at..at + columns.len()].copy_from_slice(columns);
-                }
-            }
-            true
-        })?;
-        let bias = Some(self.vector(&format!("{name}.bias"), n)?);
-        PackedLinear::new(packed, bias, k, n)
-    }
-
-    /// `[vocab, n_embd]` as stored: a row is an output column.
-    fn embedding(&self, name: &str) -> Result<PackedLinear, ModelError> {
-        let (k, n) = (self.config.n_embd, self.config.vocab_size);
-        let mut packed = vec![0.0; panels(n) * k * PANEL];
-        self.checkpoint.stream(name, k, |first, run| {
-            for (row, values) in run.chunks(k).enumerate() {
-                let at = packed_index(0, first / k + row, k);
-                for (i, value) in values.iter().enumerate() {
-                    packed[at + i * PANEL] = *value;
-                }
-            }
-            true
-        })?;
-        PackedLinear::new(packed, None, k, n)
-    }
-
-    /// The head, if there is one that differs from `wte`: then they are not
-    /// tied, whatever the configuration says.
-    fn lm_head(&self, wte: &PackedLinear) -> Result<Option<PackedLinear>, ModelError> {
-        if !self.checkpoint.contains(LM_HEAD) {
-            return Ok(None);
-        }
-        let mut same = true;
-        let k = self.config.n_embd;
-        let (storage, _) = wte.weight.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            return Err(ModelError::Unsupported(
-                "weights are packed on the CPU".to_owned(),
-            ));
-        };
-        let packed = storage.as_slice::<f32>()?;
-        self.checkpoint.stream(LM_HEAD, k, |first, run| {
-            same = run.chunks(k).enumerate().all(|(row, values)| {
-                let at = packed_index(0, first / k + row, k);
-                values
-                    .iter()
-                    .enumerate()
-                    .all(|(i, v)| packed[at + i * PANEL] == *v)
-            });
-            same
-        })?;
-        if same {
-            return Ok(None);
-        }
-        if self.config.tie_word_embeddings {
-            tracing::warn!(
-                "{}: lm_head.weight differs from wte.weight, so it is used as the head although \
-                 config.json says that they are tied",
-                self.checkpoint.name
-            );
-        }
-        self.embedding(LM_HEAD).map(Some)
-    }
-
-    /// Tensors that a GPT-2 doesn't have are not an error, but worth a word.
-    fn warn_about_others(&self) {
-        let known = |name: &str| {
-            let name = name.strip_prefix(self.prefix).unwrap_or(name);
-            let Some(rest) = name.strip_prefix("h.") else {
-                return matches!(
-                    name,
-                    "wte.weight" | "wpe.weight" | "ln_f.weight" | "ln_f.bias"
-                ) || name == LM_HEAD;
-            };
-            let suffix = rest.split_once('.').map_or("", |(_, suffix)| suffix);
-            // Mask buffers that old checkpoints carry.
-            matches!(suffix, "attn.bias" | "attn.masked_bias")
-                || [
-                    "attn.c_attn",
-                    "attn.c_proj",
-                    "mlp.c_fc",
-                    "mlp.c_proj",
-                    "ln_1",
-                    "ln_2",
-                ]
-                .iter()
-                .any(|layer| suffix.starts_with(layer))
-        };
-        let mut others: Vec<&str> = self.checkpoint.names().filter(|n| !known(n)).collect();
-        others.sort_unstable();
-        if !others.is_empty() {
-            tracing::warn!("{}: ignored tensors {others:?}", self.checkpoint.name);
-        }
-    }
-}
-
-impl PackedLinear {
-    fn new(packed: Vec<f32>, bias: Option<Tensor>, k: usize, n: usize) -> Result<Self, ModelError> {
-        let weight = Tensor::from_vec(packed, (panels(n), k, PANEL), &Device::Cpu)?;
-        Ok(Self { weight, bias, k, n })
+            + self.lm_head.as_ref().map_or(0, linear)
     }
 }
 
@@ -343,12 +161,16 @@ impl PackedLinear {
 struct Noise(u64);
 
 impl Noise {
-    fn next(&mut self) -> f32 {
+    fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        z ^ (z >> 31)
+    }
+
+    fn next(&mut self) -> f32 {
+        let z = self.bits();
         // The sum of four uniform 16-bit parts is near enough to normal.
         let sum: u64 = (0..4).map(|i| (z >> (16 * i)) & 0xffff).sum();
         (sum as f32 / 65_535.0 - 2.0) * (0.02 * 1.732)
@@ -357,16 +179,5 @@ impl Noise {
     fn vector(&mut self, n: usize) -> Result<Tensor, ModelError> {
         let values: Vec<f32> = (0..n).map(|_| self.next()).collect();
         Ok(Tensor::from_vec(values, n, &Device::Cpu)?)
-    }
-
-    fn linear(&mut self, k: usize, n: usize, bias: bool) -> Result<PackedLinear, ModelError> {
-        let mut packed = vec![0.0; panels(n) * k * PANEL];
-        for i in 0..k {
-            for j in 0..n {
-                packed[packed_index(i, j, k)] = self.next();
-            }
-        }
-        let bias = bias.then(|| self.vector(n)).transpose()?;
-        PackedLinear::new(packed, bias, k, n)
     }
 }

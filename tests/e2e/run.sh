@@ -97,8 +97,8 @@ matches "detokenize" "$("$gpt2" detokenize $ids)" '^Once upon a time$'
 
 exits 1 "$gpt2" generate x --model ./no-such-folder
 matches "a missing folder" "$out" 'no-such-folder'
-exits 2 "$gpt2" generate x --dtype q8
-matches "a dtype that is not built" "$out" 'not built yet'
+exits 2 "$gpt2" generate x --dtype f16
+matches "a dtype for CUDA" "$out" 'CUDA only'
 exits 2 "$gpt2" generate x --strategy beam
 
 echo "server"

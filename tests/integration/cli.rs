@@ -177,7 +177,7 @@ fn wrong_use_is_2_and_failure_is_1() {
         "{said}"
     );
     for args in [
-        &["generate", "x", "--dtype", "q8"][..],
+        &["generate", "x", "--dtype", "f16"][..],
         &["generate", "x", "--device", "cuda"],
         &["generate", "x", "--strategy", "best"],
         &["generate", "x", "--max-tokens", "0"],

@@ -43,14 +43,12 @@ fn parse_shape(name: &str) -> Result<Config, String> {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     if let Some(threads) = args.model.threads() {
-        // Set once per process; nothing ran before.
-        let _ = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global();
+        // Nothing ran before in this process, so it is the first word.
+        crate::kernels::pool::set_threads(threads);
     }
     let started = Instant::now();
     let model = match args.shape {
-        Some(config) => Gpt2::random(config, 0)?,
+        Some(config) => Gpt2::random(config, args.model.dtype(), 0)?,
         None => Gpt2::load(
             &args.model.files()?,
             &LoadOptions {
@@ -61,7 +59,7 @@ pub fn run(args: Args) -> Result<()> {
     let load_seconds = started.elapsed().as_secs_f64();
     let bench = Bench::new(model);
     let before = machine::read_bandwidth();
-    let peak = machine::multiply_add_peak();
+    let peak = machine::multiply_add_peak(args.model.dtype().precision());
     let context = bench.n_positions();
     let mut prefill = Vec::new();
     for tokens in [128, 512].into_iter().filter(|&n| n < context) {
@@ -86,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
         depth.push(json!({"past_tokens": past, "milliseconds_per_token": milliseconds}));
     }
     let report = json!({
-        "threads": rayon::current_num_threads(),
+        "threads": crate::kernels::pool::threads(),
         "instruction_set": crate::kernels::Isa::current().name(),
         "dtype": args.model.dtype().as_str(),
         "packed_bytes": bench.packed_bytes(),

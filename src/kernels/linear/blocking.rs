@@ -1,0 +1,394 @@
+//! Which part of a product is computed when, and by whom: rows in groups that
+//! fit the registers, weights in chunks that fit the caches.
+//!
+//! None of it changes a result: an output is always the same running sum.
+
+use super::bf16::Bf16;
+use super::f32::F32;
+use super::format::{Ahead, Format};
+use super::pack::{packed_len, panels};
+use super::q4::Q4;
+use super::q8::Q8;
+use super::{PANEL, Precision};
+use crate::kernels::SharedMut;
+use crate::kernels::activation::{self, Function};
+use crate::kernels::isa::{Isa, dispatch};
+use crate::kernels::pool;
+use crate::kernels::vector::{LANES, Vector};
+
+/// A linear layer to compute.
+#[derive(Clone, Copy)]
+pub struct Linear<'a> {
+    /// Inputs, `[rows, k]`.
+    pub x: &'a [f32],
+    /// Packed weights, [`packed_len`] bytes.
+    pub weight: &'a [u8],
+    /// How the weights are packed.
+    pub precision: Precision,
+    /// What happens to the products.
+    pub epilogue: Epilogue<'a>,
+    /// Inputs per row.
+    pub k: usize,
+    /// Outputs per row.
+    pub n: usize,
+}
+
+/// What a linear layer does with its products, in this order.
+#[derive(Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Added to every row, `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// Applied to every value.
+    pub activation: Option<Function>,
+    /// Added at last, `[rows, n]`.
+    pub residual: Option<&'a [f32]>,
+}
+
+/// Computes `y[rows, n] = epilogue(x·W)` on the threads of the pool. `scratch`
+/// takes the inputs as the kernels read them, and keeps its memory.
+///
+/// # Panics
+/// If the slices' lengths don't fit each other.
+pub fn linear(layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
+    linear_with(Isa::current(), layer, scratch, y);
+}
+
+/// [`linear`] with a given instruction set, one of [`Isa::available`].
+pub fn linear_with(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
+    let Linear { x, k, n, .. } = layer;
+    assert!(
+        k > 0 && n > 0 && x.len().is_multiple_of(k),
+        "inputs are not [rows, {k}]"
+    );
+    let expected = packed_len(layer.precision, k, n);
+    assert_eq!(layer.weight.len(), expected, "packed weights");
+    assert_eq!(y.len(), x.len() / k * n, "outputs");
+    let Epilogue { bias, residual, .. } = layer.epilogue;
+    assert!(bias.is_none_or(|b| b.len() == n), "bias");
+    assert!(residual.is_none_or(|r| r.len() == y.len()), "residual");
+    match layer.precision {
+        Precision::F32 => run::<F32>(isa, layer, scratch, y),
+        Precision::Bf16 => run::<Bf16>(isa.with_bf16_products(), layer, scratch, y),
+        Precision::Q8 => run::<Q8>(isa.with_byte_products(), layer, scratch, y),
+        Precision::Q4 => run::<Q4>(isa.with_byte_products(), layer, scratch, y),
+    }
+}
+
+/// One product, cut into tasks.
+#[derive(Clone, Copy)]
+struct Plan<'a> {
+    layer: Linear<'a>,
+    rows: usize,
+    /// Rows in a group at most.
+    group: usize,
+    /// Steps of a sum.
+    steps: usize,
+    /// Steps of a sum that are computed before the next rows or panels.
+    chunk: usize,
+    /// Panels that share a chunk of inputs.
+    together: usize,
+    /// Rows of a task, a multiple of `group`.
+    task_rows: usize,
+    /// Panels of a task.
+    task_panels: usize,
+}
+
+/// Bytes of a panel's chunk where several groups of rows read it.
+const CHUNK_BYTES: usize = 48 << 10;
+/// Bytes of weights that stay in the second cache while rows pass by.
+const RESIDENT_BYTES: usize = 384 << 10;
+/// Groups from which on the weights are kept and the rows pass by.
+const MANY_GROUPS: usize = 8;
+/// Groups of rows in a task.
+const TASK_GROUPS: usize = 16;
+/// Inputs worth laying out on several threads.
+const PARALLEL_INPUTS: usize = 32 << 10;
+
+impl<'a> Plan<'a> {
+    fn new<F: Format>(layer: Linear<'a>, group: usize) -> Self {
+        let rows = layer.x.len() / layer.k;
+        let steps = layer.k.div_ceil(F::STEP);
+        let groups = rows.div_ceil(group);
+        let (chunk, together) = match groups {
+            // Nothing is read twice.
+            0 | 1 => (steps, 1),
+            2..MANY_GROUPS => ((CHUNK_BYTES / F::STEP_BYTES).max(1), 1),
+            _ => {
+                let chunk = (CHUNK_BYTES / F::STEP_BYTES).max(1).min(steps);
+                (chunk, RESIDENT_BYTES / (chunk * F::STEP_BYTES))
+            }
+        };
+        let task_rows = if groups < MANY_GROUPS {
+            rows
+        } else {
+            TASK_GROUPS * group
+        };
+        let row_tasks = rows.div_ceil(task_rows.max(1)).max(1);
+        // A few tasks per thread: enough to even out, few enough to fork.
+        let panel_tasks = (4 * pool::threads()).div_ceil(row_tasks);
+        let task_panels = panels(layer.n)
+            .div_ceil(panel_tasks)
+            .next_multiple_of(together.min(panels(layer.n)));
+        Self {
+            layer,
+            rows,
+            group,
+            steps,
+            chunk,
+            together,
+            task_rows,
+            task_panels,
+        }
+    }
+
+    /// The groups of rows `first..last`: the first row and the size of each.
+    /// They are the same for every cut at a multiple of `group`.
+    #[inline(always)]
+    fn groups(&self, first: usize, last: usize) -> impl Iterator<Item = (usize, usize)> {
+        let group = self.group;
+        let mut row = first;
+        std::iter::from_fn(move || {
+            let size = match group.min(last - row) {
+                12.. => 12,
+                8.. => 8,
+                6.. => 6,
+                size => size.min(4),
+            };
+            let start = row;
+            row += size;
+            (size > 0).then_some((start, size))
+        })
+    }
+}
+
+fn run<F: Tasks>(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
+    let plan = Plan::new::<F>(layer, F::group_size(isa));
+    if plan.rows == 0 {
+        return;
+    }
+    let row_words = plan.steps * F::ROW_WORDS;
+    scratch.resize(plan.rows * row_words, 0);
+    let pack = |first: usize, out: &mut [u32]| {
+        let mut left = out;
+        let rows = left.len() / row_words;
+        for (row, size) in plan.groups(first, first + rows) {
+            let (group, rest) = std::mem::take(&mut left).split_at_mut(size * row_words);
+            F::pack_rows_on(
+                isa,
+                &layer.x[row * layer.k..][..size * layer.k],
+                layer.k,
+                group,
+            );
+            left = rest;
+        }
+    };
+    if layer.x.len() < PARALLEL_INPUTS {
+        pack(0, scratch);
+    } else {
+        let rows = plan.group * 2;
+        pool::for_each_chunk(scratch, rows * row_words, |i, out| pack(i * rows, out));
+    }
+    let (x, out) = (&**scratch, SharedMut(y.as_mut_ptr()));
+    let panel_tasks = panels(layer.n).div_ceil(plan.task_panels);
+    let row_tasks = plan.rows.div_ceil(plan.task_rows);
+    pool::run(panel_tasks * row_tasks, |task| {
+        let (panel, row) = (task / row_tasks, task % row_tasks);
+        F::multiply_on(isa, plan, x, Task { panel, row }, out);
+    });
+}
+
+/// Which part of a plan.
+#[derive(Clone, Copy)]
+struct Task {
+    panel: usize,
+    row: usize,
+}
+
+/// The kernels of a format, compiled for each instruction set.
+trait Tasks: Format {
+    fn group_size(isa: Isa) -> usize;
+    fn pack_rows_on(isa: Isa, x: &[f32], k: usize, out: &mut [u32]);
+    fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut);
+}
+
+macro_rules! tasks {
+    ($format:ident, $extra:literal) => {
+        impl Tasks for $format {
+            fn group_size(isa: Isa) -> usize {
+                dispatch!($extra, isa, group_size[$format]() -> usize)
+            }
+            fn pack_rows_on(isa: Isa, x: &[f32], k: usize, out: &mut [u32]) {
+                dispatch!($extra, isa, pack_rows[$format](x: &[f32], k: usize, out: &mut [u32]));
+            }
+            fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut) {
+                dispatch!($extra, isa, multiply[$format](
+                    plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut
+                ));
+            }
+        }
+    };
+}
+tasks!(F32, "avx512f");
+tasks!(Bf16, "avx512bf16");
+tasks!(Q8, "avx512vnni");
+tasks!(Q4, "avx512vnni");
+
+/// # Safety
+/// None of its own: unsafe only because every dispatched kernel is.
+#[inline(always)]
+unsafe fn group_size<V: Vector, F: Format>() -> usize {
+    F::rows::<V>()
+}
+
+/// # Safety
+/// The set of `V` must be there.
+#[inline(always)]
+unsafe fn pack_rows<V: Vector, F: Format>(x: &[f32], k: usize, out: &mut [u32]) {
+    // SAFETY: the caller's promise.
+    unsafe { F::pack_rows::<V>(x, k, out) }
+}
+
+/// One task of a plan.
+///
+/// # Safety
+/// The set of `V` must be there; `out` must hold `[rows, n]`, and no other
+/// thread may touch this task's rows and columns of it.
+#[inline(always)]
+unsafe fn multiply<V: Vector, F: Format>(plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut) {
+    let first_row = task.row * plan.task_rows;
+    let last_row = (first_row + plan.task_rows).min(plan.rows);
+    let first_panel = task.panel * plan.task_panels;
+    let last_panel = (first_panel + plan.task_panels).min(panels(plan.layer.n));
+    let groups = (last_row - first_row).div_ceil(plan.group);
+    for first in (first_panel..last_panel).step_by(plan.together) {
+        let last = (first + plan.together).min(last_panel);
+        for step in (0..plan.steps).step_by(plan.chunk) {
+            for (g, (row, size)) in plan.groups(first_row, last_row).enumerate() {
+                for panel in first..last {
+                    let tile = Tile {
+                        panel,
+                        row,
+                        step,
+                        part: (g, groups),
+                    };
+                    // SAFETY: passed on from the caller.
+                    unsafe {
+                        match size {
+                            12 => tile.run::<V, F, 12>(plan, x, out),
+                            8 => tile.run::<V, F, 8>(plan, x, out),
+                            6 => tile.run::<V, F, 6>(plan, x, out),
+                            4 => tile.run::<V, F, 4>(plan, x, out),
+                            3 => tile.run::<V, F, 3>(plan, x, out),
+                            2 => tile.run::<V, F, 2>(plan, x, out),
+                            _ => tile.run::<V, F, 1>(plan, x, out),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One group of rows against one chunk of a panel.
+#[derive(Clone, Copy)]
+struct Tile {
+    panel: usize,
+    row: usize,
+    /// The chunk's first step.
+    step: usize,
+    /// Which of how many groups read this chunk: each asks for its part of
+    /// the next chunk, so that memory is read at an even pace.
+    part: (usize, usize),
+}
+
+impl Tile {
+    /// # Safety
+    /// As [`multiply`].
+    #[inline(always)]
+    unsafe fn run<V: Vector, F: Format, const R: usize>(
+        self,
+        plan: Plan<'_>,
+        x: &[u32],
+        out: SharedMut,
+    ) {
+        let Self {
+            panel,
+            row,
+            step,
+            part,
+        } = self;
+        let n = plan.layer.n;
+        let steps = plan.chunk.min(plan.steps - step);
+        let x = &x[(row * plan.steps + step * R) * F::ROW_WORDS..][..steps * R * F::ROW_WORDS];
+        let from = (panel * plan.steps + step) * F::STEP_BYTES;
+        let w = &plan.layer.weight[from..][..steps * F::STEP_BYTES];
+        let ahead = ahead::<F>(plan, w, part);
+        let start = panel * PANEL;
+        let width = PANEL.min(n - start);
+        // SAFETY: rows `row..row + R` and columns `start..start + width` lie in
+        // `[rows, n]`, and no other thread touches them.
+        let y = |r: usize| unsafe { out.slice((row + r) * n + start, width) };
+        // SAFETY: the set is the caller's promise, the lengths of `x` and `w`
+        // are those asked for, and sixteen values are there at each half.
+        unsafe {
+            let mut sums = [[V::splat(0.0); 2]; R];
+            if step > 0 {
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let mut values = [0.0; PANEL];
+                    values[..width].copy_from_slice(y(r));
+                    *sum = [V::load(values.as_ptr()), V::load(values[LANES..].as_ptr())];
+                }
+            }
+            F::multiply::<V, R>(x.as_ptr(), w.as_ptr(), steps, ahead, &mut sums);
+            for (r, sum) in sums.into_iter().enumerate() {
+                let mut values = [0.0; PANEL];
+                sum[0].store(values.as_mut_ptr());
+                sum[1].store(values[LANES..].as_mut_ptr());
+                if step + steps == plan.steps {
+                    finish(&plan.layer, row + r, start, &mut values, width);
+                }
+                y(r).copy_from_slice(&values[..width]);
+            }
+        }
+    }
+}
+
+/// What to ask for while the chunk `w` is used.
+#[inline(always)]
+fn ahead<F: Format>(plan: Plan<'_>, w: &[u8], (g, groups): (usize, usize)) -> Ahead {
+    if plan.together > 1 || groups == 1 {
+        return Ahead::nothing(w.as_ptr());
+    }
+    // Chunks lie one after another, and so do panels.
+    let share = w.len() / groups;
+    Ahead {
+        from: w.as_ptr_range().end.wrapping_add(g * share),
+        stride: F::STEP_BYTES / groups,
+    }
+}
+
+/// The epilogue of one row of a tile.
+#[inline(always)]
+fn finish(layer: &Linear<'_>, row: usize, start: usize, y: &mut [f32; PANEL], width: usize) {
+    let Epilogue {
+        bias,
+        activation,
+        residual,
+    } = layer.epilogue;
+    let mut padded = [0.0; PANEL];
+    if let Some(bias) = bias {
+        padded[..width].copy_from_slice(&bias[start..start + width]);
+        for (y, b) in y.iter_mut().zip(&padded) {
+            *y += b;
+        }
+    }
+    if let Some(function) = activation {
+        activation::map(function, y);
+    }
+    if let Some(residual) = residual {
+        padded[..width].copy_from_slice(&residual[row * layer.n + start..][..width]);
+        for (y, r) in y.iter_mut().zip(&padded) {
+            *y += r;
+        }
+    }
+}

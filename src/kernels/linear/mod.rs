@@ -1,0 +1,39 @@
+//! `y = x·W + b` over packed weights, for one row or many, in each precision.
+//!
+//! Each output element is one running sum over the inputs in order, so its
+//! bits don't depend on how many rows are computed together, on the blocking
+//! or on the threads. What the precisions differ in is a [`format::Format`].
+
+mod bf16;
+mod blocking;
+mod f32;
+mod format;
+mod pack;
+mod q4;
+mod q8;
+mod quantize;
+
+pub(super) use self::f32::F32;
+pub use blocking::{Epilogue, Linear, linear, linear_with};
+pub(super) use format::{Ahead, Format};
+pub use pack::{aligned_start, pack_panel, packed_len, panels, unpack_column};
+
+use super::vector::LANES;
+
+/// Output columns in a panel. Packed weights are a row of panels, the last
+/// filled up with zeros; each is read front to back, once per group of rows.
+pub const PANEL: usize = 2 * LANES;
+
+/// Precision of weights, and of the activations that meet them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// Both rounded to bf16, products summed in f32.
+    Bf16,
+    /// 8-bit weights in blocks of 32 inputs with a half-precision scale,
+    /// activations quantised to 8 bits per row and block.
+    Q8,
+    /// The same with 4-bit weights.
+    Q4,
+}

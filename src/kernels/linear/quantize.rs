@@ -1,0 +1,226 @@
+//! Blocks of 32 values as small integers and a scale.
+
+use half::f16;
+
+use super::PANEL;
+
+/// Inputs that share a scale.
+pub const BLOCK: usize = 32;
+
+/// Groups of four inputs in a block: what one byte product sums up.
+pub const QUADS: usize = BLOCK / 4;
+
+/// Words of one row's inputs in a block: the bytes, their scale, their sum.
+pub const BLOCK_WORDS: usize = QUADS + 2;
+
+/// The largest quantised magnitude. −128 is not used, so that the products
+/// of two pairs fit into 16 bits where a processor adds them there.
+const HIGHEST: f32 = 127.0;
+
+/// Lays out inputs `x [rows, k]`, block by block: `[QUADS, rows]` words of four
+/// signed bytes, `[rows]` scales, `[rows]` sums of the bytes.
+#[inline(always)]
+pub fn pack_rows(x: &[f32], k: usize, out: &mut [u32]) {
+    let rows = x.len() / k;
+    for (r, row) in x.chunks(k).enumerate() {
+        let blocks = out.chunks_mut(rows * BLOCK_WORDS);
+        for (values, out) in row.chunks(BLOCK).zip(blocks) {
+            let mut block = [0.0; BLOCK];
+            block[..values.len()].copy_from_slice(values);
+            let (bytes, scale) = to_bytes(&block);
+            let mut sum = 0;
+            for (quad, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                out[quad * rows + r] = u32::from_le_bytes(bytes.map(|b| b as u8));
+            }
+            for b in bytes {
+                sum += i32::from(b);
+            }
+            out[QUADS * rows + r] = scale.to_bits();
+            out[(QUADS + 1) * rows + r] = sum as u32;
+        }
+    }
+}
+
+/// The scale of row `r` of `R` in a block that [`pack_rows`] laid out.
+///
+/// # Safety
+/// `x` must point at such a block.
+#[inline(always)]
+pub unsafe fn input_scale<const R: usize>(x: *const u32, r: usize) -> f32 {
+    // SAFETY: the caller's promise.
+    f32::from_bits(unsafe { *x.add(QUADS * R + r) })
+}
+
+/// The sum of the bytes of row `r` of `R` in such a block.
+///
+/// # Safety
+/// `x` must point at such a block.
+#[inline(always)]
+pub unsafe fn input_sum<const R: usize>(x: *const u32, r: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { *x.add((QUADS + 1) * R + r) as i32 }
+}
+
+/// x ≈ scale · byte. What isn't finite makes the scale so, and with it every
+/// product.
+#[inline(always)]
+fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    // The bits of magnitudes order as the magnitudes do, NaN above all.
+    let mut highest = 0;
+    for x in x {
+        highest = highest.max(x.to_bits() & 0x7fff_ffff);
+    }
+    let highest = f32::from_bits(highest);
+    let inverse = inverse(highest / HIGHEST);
+    (x.map(|x| nearest(x * inverse) as i8), highest / HIGHEST)
+}
+
+/// 1/x, or 0 where that isn't a number to multiply with.
+#[inline(always)]
+fn inverse(x: f32) -> f32 {
+    let inverse = 1.0 / x;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// The nearest integer, ties to even, of a magnitude below 2²².
+#[inline(always)]
+fn nearest(x: f32) -> i32 {
+    /// Adding it leaves the integer in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
+/// One value for each column of a panel.
+pub type Columns<T> = [T; PANEL];
+
+/// A block of a panel's weights: `q [BLOCK, PANEL]` and the scales.
+pub struct Quantized {
+    pub q: [Columns<i32>; BLOCK],
+    pub scales: Columns<f16>,
+}
+
+/// 8 bits: the scale is a 127th of the largest magnitude, and the weights are
+/// rounded with the scale as it is stored.
+#[inline(always)]
+pub fn weights_q8(w: &[Columns<f32>; BLOCK]) -> Quantized {
+    let mut highest = [0.0f32; PANEL];
+    for row in w {
+        for (highest, w) in highest.iter_mut().zip(row) {
+            *highest = if w.abs() > *highest {
+                w.abs()
+            } else {
+                *highest
+            };
+        }
+    }
+    let scales = highest.map(|highest| f16::from_f32(highest / HIGHEST));
+    let inverses = scales.map(|scale| inverse(scale.to_f32()));
+    let mut q = [[0; PANEL]; BLOCK];
+    round_to(w, &inverses, -HIGHEST, HIGHEST, &mut q);
+    Quantized { q, scales }
+}
+
+/// 4 bits, −8 to 7: of several scales around "the largest weight becomes −8"
+/// (llama.cpp's Q4_0), each refined to the least-squares one for the integers
+/// that it gives, the one with the smallest squared error.
+#[inline(always)]
+pub fn weights_q4(w: &[Columns<f32>; BLOCK]) -> Quantized {
+    /// What the largest weight is divided by.
+    const LEVELS: [f32; 8] = [-8.0, -8.6, -7.6, -7.2, 7.4, 6.9, -6.7, 8.0];
+    let mut largest = [0.0f32; PANEL];
+    for row in w {
+        for (largest, w) in largest.iter_mut().zip(row) {
+            *largest = if w.abs() > largest.abs() {
+                *w
+            } else {
+                *largest
+            };
+        }
+    }
+    let mut best = [0.0f32; PANEL];
+    let mut least = [f32::INFINITY; PANEL];
+    let mut q = [[0; PANEL]; BLOCK];
+    for level in LEVELS {
+        let mut scales = largest.map(|largest| to_half(largest / level));
+        for refined in [false, true] {
+            if refined {
+                scales = least_squares(w, &q, &scales);
+            }
+            let error = error_with(w, &scales, &mut q);
+            for c in 0..PANEL {
+                let better = error[c] < least[c];
+                least[c] = if better { error[c] } else { least[c] };
+                best[c] = if better { scales[c] } else { best[c] };
+            }
+        }
+    }
+    error_with(w, &best, &mut q);
+    // `best` holds values that `to_half` rounded.
+    Quantized {
+        q,
+        scales: best.map(f16::from_f32),
+    }
+}
+
+/// Quantises with these scales; the squared error of each column.
+#[inline(always)]
+fn error_with(
+    w: &[Columns<f32>; BLOCK],
+    scales: &Columns<f32>,
+    q: &mut [Columns<i32>; BLOCK],
+) -> Columns<f32> {
+    let inverses = scales.map(inverse);
+    round_to(w, &inverses, -8.0, 7.0, q);
+    let mut error = [0.0f32; PANEL];
+    for (w, q) in w.iter().zip(q) {
+        for c in 0..PANEL {
+            let e = scales[c].mul_add(-(q[c] as f32), w[c]);
+            error[c] = e.mul_add(e, error[c]);
+        }
+    }
+    error
+}
+
+/// The scales with which `q` comes nearest to `w`, as they can be stored;
+/// where `q` is all zero, those there were.
+#[inline(always)]
+fn least_squares(
+    w: &[Columns<f32>; BLOCK],
+    q: &[Columns<i32>; BLOCK],
+    scales: &Columns<f32>,
+) -> Columns<f32> {
+    let (mut products, mut squares) = ([0.0f32; PANEL], [0.0f32; PANEL]);
+    for (w, q) in w.iter().zip(q) {
+        for c in 0..PANEL {
+            let q = q[c] as f32;
+            products[c] = w[c].mul_add(q, products[c]);
+            squares[c] = q.mul_add(q, squares[c]);
+        }
+    }
+    let mut refined = *scales;
+    for c in 0..PANEL {
+        if squares[c] > 0.0 {
+            refined[c] = to_half(products[c] / squares[c]);
+        }
+    }
+    refined
+}
+
+#[inline(always)]
+fn round_to(
+    w: &[Columns<f32>; BLOCK],
+    inverses: &Columns<f32>,
+    lowest: f32,
+    highest: f32,
+    q: &mut [Columns<i32>; BLOCK],
+) {
+    for (w, q) in w.iter().zip(q) {
+        for c in 0..PANEL {
+            q[c] = nearest((w[c] * inverses[c]).clamp(lowest, highest));
+        }
+    }
+}
+
+fn to_half(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
+}

@@ -1,0 +1,108 @@
+//! One 512-bit register.
+
+use std::arch::x86_64::*;
+
+use super::Vector;
+
+/// Sixteen lanes in a register. [`Vector::dot_bf16`] needs AVX512-BF16 besides,
+/// [`Vector::dot_q4`] and [`Vector::dot_q8`] need AVX512-VNNI.
+#[derive(Clone, Copy)]
+pub struct Avx512(__m512);
+
+// SAFETY: used only from entries that enable what each method needs.
+unsafe impl Vector for Avx512 {
+    const ROWS: usize = 12;
+    const BYTE_ROWS: usize = 8;
+    const Q8_OFFSET: i32 = 128;
+
+    type Bytes = __m512i;
+    type Ints = __m512i;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: the caller's function enables avx512f.
+        Self(unsafe { _mm512_set1_ps(x) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: avx512f as above; readable by the trait's contract.
+        Self(unsafe { _mm512_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: avx512f as above; readable by the trait's contract.
+        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: avx512f as above; writable by the trait's contract.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, a: Self) -> Self {
+        // SAFETY: the caller's function enables avx512f.
+        Self(unsafe { _mm512_mul_ps(self.0, a.0) })
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's function enables avx512f.
+        Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512i {
+        // SAFETY: avx512f as above; readable by the trait's contract.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, w: __m512i, x: u32) -> Self {
+        // SAFETY: the caller's function enables avx512bf16; the casts between
+        // vector types of one size keep the bits.
+        unsafe {
+            let w = std::mem::transmute::<__m512i, __m512bh>(w);
+            let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32));
+            Self(_mm512_dpbf16_ps(self.0, w, x))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn int_splat(x: i32) -> __m512i {
+        // SAFETY: the caller's function enables avx512f.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(ints: __m512i) -> Self {
+        // SAFETY: the caller's function enables avx512f.
+        Self(unsafe { _mm512_cvtepi32_ps(ints) })
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(w: __m512i) -> __m512i {
+        // SAFETY: the caller's function enables avx512f.
+        unsafe { _mm512_and_si512(w, _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(w: __m512i) -> __m512i {
+        // SAFETY: the caller's function enables avx512bw.
+        unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(w), _mm512_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_q4(sums: __m512i, w: __m512i, x: u32) -> __m512i {
+        // SAFETY: the caller's function enables avx512vnni.
+        unsafe { _mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(x as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn prepare_q8(w: __m512i) -> __m512i {
+        w
+    }
+    #[inline(always)]
+    unsafe fn dot_q8(sums: __m512i, w: __m512i, x: u32) -> __m512i {
+        // SAFETY: the caller's function enables avx512vnni.
+        unsafe { _mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(x as i32)) }
+    }
+
+    #[inline(always)]
+    fn prefetch(from: *const u8) {
+        // SAFETY: a prefetch never faults; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+}

@@ -1,0 +1,174 @@
+//! Sixteen f32 lanes, whatever the processor has underneath.
+//!
+//! Every kernel is written once over [`Vector`]. Since each implementation has
+//! the same sixteen virtual lanes, fuses every multiply-add and reduces in the
+//! same order, all of them compute the same bits; the one exception is
+//! [`Vector::dot_bf16`], which rounds as the hardware's own instruction does.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::{Avx2, AvxVnni};
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+pub use portable::Portable;
+
+/// The number of virtual lanes.
+pub const LANES: usize = 16;
+
+/// Sixteen f32 lanes, with the registers that go with them: 64 bytes, and
+/// sixteen i32 lanes.
+///
+/// # Safety
+/// The methods of an implementation may be called only where the processor has
+/// the instruction set that it is made for; see `isa.rs`.
+pub unsafe trait Vector: Copy {
+    /// Rows of a product of floats, two vectors wide, that fit in this set's
+    /// registers.
+    const ROWS: usize;
+    /// Rows of a product of bytes, two vectors wide, that fit.
+    const BYTE_ROWS: usize;
+    /// What [`dot_q8`](Self::dot_q8) adds to every weight.
+    const Q8_OFFSET: i32;
+
+    /// Sixty-four bytes.
+    type Bytes: Copy;
+    /// Sixteen i32 lanes.
+    type Ints: Copy;
+
+    /// All lanes `x`.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn splat(x: f32) -> Self;
+    /// Reads sixteen values.
+    ///
+    /// # Safety
+    /// See the trait; `from` must be readable for sixteen values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Reads sixteen half-precision values.
+    ///
+    /// # Safety
+    /// See the trait; `from` must be readable for sixteen values.
+    unsafe fn load_f16(from: *const u8) -> Self;
+    /// Writes sixteen values.
+    ///
+    /// # Safety
+    /// See the trait; `to` must be writable for sixteen values.
+    unsafe fn store(self, to: *mut f32);
+    /// `self · a`.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn mul(self, a: Self) -> Self;
+    /// `self + a·b`, rounded once.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+
+    /// Reads 64 bytes.
+    ///
+    /// # Safety
+    /// See the trait; `from` must be readable for 64 bytes.
+    unsafe fn load_bytes(from: *const u8) -> Self::Bytes;
+    /// Each lane plus the products of its two bf16 weights in `w` with the
+    /// two bf16 values in `x`, the lower half first.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn dot_bf16(self, w: Self::Bytes, x: u32) -> Self;
+
+    /// All lanes `x`.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn int_splat(x: i32) -> Self::Ints;
+    /// The nearest floats.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn to_f32(ints: Self::Ints) -> Self;
+    /// The lower four bits of each byte.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn low_nibbles(w: Self::Bytes) -> Self::Bytes;
+    /// The upper four bits of each byte.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn high_nibbles(w: Self::Bytes) -> Self::Bytes;
+    /// Each lane plus the products of its four bytes in `w`, each 0 to 15,
+    /// with the four signed bytes in `x`.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn dot_q4(sums: Self::Ints, w: Self::Bytes, x: u32) -> Self::Ints;
+    /// Makes weights, stored as q + 128 with q from −127 to 127, ready for
+    /// [`dot_q8`](Self::dot_q8).
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn prepare_q8(w: Self::Bytes) -> Self::Bytes;
+    /// Each lane plus the products of its four weights, each
+    /// q + [`Q8_OFFSET`](Self::Q8_OFFSET), with the four signed bytes in `x`,
+    /// from −127 to 127.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn dot_q8(sums: Self::Ints, w: Self::Bytes, x: u32) -> Self::Ints;
+
+    /// Asks for the cache line at `from`, which may be any address.
+    fn prefetch(from: *const u8);
+}
+
+/// Sum of sixteen lanes, by halves.
+#[inline(always)]
+pub fn sum(lanes: [f32; LANES]) -> f32 {
+    let mut lanes = lanes;
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Dot product of two slices of one length: sixteen running sums, the last
+/// partial vector filled with zeros, then [`sum`].
+///
+/// # Safety
+/// See [`Vector`].
+#[inline(always)]
+pub unsafe fn dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
+    debug_assert_eq!(a.len(), b.len());
+    let (a_whole, a_rest) = a.as_chunks::<LANES>();
+    let (b_whole, b_rest) = b.as_chunks::<LANES>();
+    // SAFETY: each chunk holds sixteen values; the set is the caller's promise.
+    unsafe {
+        let mut total = V::splat(0.0);
+        for (x, y) in a_whole.iter().zip(b_whole) {
+            total = total.fma(V::load(x.as_ptr()), V::load(y.as_ptr()));
+        }
+        if !a_rest.is_empty() {
+            let (x, y) = (padded(a_rest), padded(b_rest));
+            total = total.fma(V::load(x.as_ptr()), V::load(y.as_ptr()));
+        }
+        let mut lanes = [0.0; LANES];
+        total.store(lanes.as_mut_ptr());
+        sum(lanes)
+    }
+}
+
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut full = [0.0; LANES];
+    full[..rest.len()].copy_from_slice(rest);
+    full
+}
