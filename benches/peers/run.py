@@ -43,7 +43,7 @@ def main():
         # After each width, so that an interrupted run keeps what it has.
         if args.json:
             settings = {"threads": args.threads, "rounds": args.rounds}
-            whole = settings | {"processor": processor(), "widths": results}
+            whole = settings | {"processor": machine.processor(), "widths": results}
             args.json.write_text(json.dumps(whole, indent=1) + "\n")
 
 

@@ -11,16 +11,13 @@ mod cache;
 use super::SharedMut;
 use super::activation::exp;
 use super::isa::{Isa, dispatch};
-use super::linear::{Ahead, F32, Format, PANEL};
+use super::linear::{Ahead, PANEL, multiply_rows};
 use super::pool;
-use super::vector::{LANES, Vector, sum};
+use super::vector::{LANES, Vector, by_halves, load_two, store_two};
 pub use cache::{BLOCK, Cache, write_cache};
 
 /// Rows in a [`Piece`] at most.
 pub const PIECE_ROWS: usize = 12;
-
-/// Width of a head up to which a group's queries are laid out once.
-const DIM_CHUNK: usize = 128;
 
 /// Consecutive new tokens of one sequence.
 #[derive(Debug, Clone, Copy)]
@@ -137,6 +134,21 @@ struct Online {
     total: f32,
 }
 
+impl Online {
+    const START: Self = Self {
+        highest: f32::NEG_INFINITY,
+        total: 0.0,
+    };
+}
+
+/// One head of a cache block, and what follows it in time.
+#[derive(Clone, Copy)]
+struct HeadBlock<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    next: *const u8,
+}
+
 impl Group<'_> {
     /// # Safety
     /// As [`piece_of`].
@@ -146,185 +158,139 @@ impl Group<'_> {
         layer: Attention<'_>,
         out: SharedMut,
     ) -> usize {
-        let (dim, width) = (layer.heads.dim, layer.heads.width());
-        let mut queries = [0; DIM_CHUNK * PIECE_ROWS];
-        if dim <= DIM_CHUNK {
-            self.lay_out_queries::<R>(layer, 0, dim, &mut queries);
-        }
-        let start = Online {
-            highest: f32::NEG_INFINITY,
-            total: 0.0,
-        };
-        let mut online = [start; R];
+        let Heads { dim, scale, .. } = layer.heads;
+        let width = layer.heads.width();
         // SAFETY: this head of row `row + r`, which is this task's own.
-        let out_row =
-            |r: usize| unsafe { out.slice((self.row + r) * width + self.head * dim, dim) };
-        (0..R).for_each(|r| out_row(r).fill(0.0));
-        let blocks = (self.len + R - 1).div_ceil(BLOCK);
-        for (i, &block) in self.blocks[..blocks].iter().enumerate() {
-            let keys = layer.heads.keys(layer.keys, block, self.head);
-            let values = layer.heads.values(layer.values, block, self.head);
-            // SAFETY: the set is the caller's promise; lengths as asked for.
+        let out = |r: usize| unsafe { out.slice((self.row + r) * width + self.head * dim, dim) };
+        (0..R).for_each(|r| out(r).fill(0.0));
+        let mut online = [Online::START; R];
+        let mut scores = [[0.0; BLOCK]; R];
+        let blocks = &self.blocks[..(self.len + R - 1).div_ceil(BLOCK)];
+        for i in 0..blocks.len() {
+            let block = self.block(layer, blocks, i);
+            // SAFETY: the set is the caller's promise.
             unsafe {
                 if self.len >= (i + 1) * BLOCK {
-                    let scores = self.scores::<V, R>(layer, keys, &mut queries);
-                    add_block::<V, R>(
-                        scores,
-                        layer.heads.scale,
-                        BLOCK,
-                        values,
-                        &mut online,
-                        out_row,
-                    );
+                    let queries = (self.query(layer).as_ptr(), 3 * width);
+                    let shrinks =
+                        weigh_block::<V, R>(queries, block, scale, BLOCK, &mut scores, &mut online);
+                    add_values::<V, R>(&scores, shrinks, block, BLOCK, out);
                     continue;
                 }
                 // Here the rows see different numbers of positions.
                 for r in 0..R {
                     let count = (self.len + r).saturating_sub(i * BLOCK).min(BLOCK);
-                    if count == 0 {
-                        continue;
+                    if count > 0 {
+                        let queries = (self.query(layer).as_ptr().add(r * 3 * width), 0);
+                        let scores = std::array::from_mut(&mut scores[r]);
+                        let online = std::array::from_mut(&mut online[r]);
+                        let shrinks =
+                            weigh_block::<V, 1>(queries, block, scale, count, scores, online);
+                        add_values::<V, 1>(scores, shrinks, block, count, |_| out(r));
                     }
-                    let row = Self {
-                        row: self.row + r,
-                        ..self
-                    };
-                    let scores = row.scores_of_one::<V>(layer, keys);
-                    let online = std::array::from_mut(&mut online[r]);
-                    let out_row = |_| out_row(r);
-                    add_block::<V, 1>([scores], layer.heads.scale, count, values, online, out_row);
                 }
             }
         }
         for (r, online) in online.iter().enumerate() {
             let scale = 1.0 / online.total;
-            for o in out_row(r) {
+            for o in out(r) {
                 *o *= scale;
             }
         }
         R
     }
 
-    /// The queries of the group, dimensions `first..first + count`, as
-    /// `[count, R]`.
+    /// The first row's query and what follows it, up to the last row's.
     #[inline(always)]
-    fn lay_out_queries<const R: usize>(
-        self,
-        layer: Attention<'_>,
-        first: usize,
-        count: usize,
-        queries: &mut [u32],
-    ) {
-        for r in 0..R {
-            let query = &self.query(layer, r)[first..first + count];
-            for (to, q) in queries[r..].iter_mut().step_by(R).zip(query) {
-                *to = q.to_bits();
-            }
-        }
+    fn query<'a>(self, layer: Attention<'a>) -> &'a [f32] {
+        &layer.qkv[self.row * 3 * layer.heads.width() + self.head * layer.heads.dim..]
     }
 
-    /// The query of row `r` of the group, `[dim]`.
+    /// This head of the `i`-th block of the sequence.
     #[inline(always)]
-    fn query<'a>(self, layer: Attention<'a>, r: usize) -> &'a [f32] {
-        let Heads { dim, .. } = layer.heads;
-        &layer.qkv[(self.row + r) * 3 * layer.heads.width() + self.head * dim..][..dim]
-    }
-
-    /// Products of the group's queries with all keys of a block.
-    ///
-    /// # Safety
-    /// The set of `V` must be there; `queries` must hold the group's queries
-    /// where their width is at most `DIM_CHUNK`.
-    #[inline(always)]
-    unsafe fn scores<V: Vector, const R: usize>(
-        self,
-        layer: Attention<'_>,
-        keys: &[f32],
-        queries: &mut [u32],
-    ) -> [[f32; BLOCK]; R] {
-        let dim = layer.heads.dim;
-        // SAFETY: the set is the caller's promise; `queries` holds
-        // `count · R` words, and `keys` `count · BLOCK` values from `first` on.
-        unsafe {
-            let mut sums = [[V::splat(0.0); 2]; R];
-            for first in (0..dim).step_by(DIM_CHUNK) {
-                let count = DIM_CHUNK.min(dim - first);
-                if dim > DIM_CHUNK {
-                    self.lay_out_queries::<R>(layer, first, count, queries);
-                }
-                let keys = keys[first * BLOCK..][..count * BLOCK].as_ptr().cast();
-                let queries = queries[..count * R].as_ptr();
-                F32::multiply::<V, R>(queries, keys, count, Ahead::nothing(keys), &mut sums);
-            }
-            sums.map(|sum| to_array(sum))
-        }
-    }
-
-    /// Products of the first row's query with all keys of a block.
-    ///
-    /// # Safety
-    /// The set of `V` must be there.
-    #[inline(always)]
-    unsafe fn scores_of_one<V: Vector>(self, layer: Attention<'_>, keys: &[f32]) -> [f32; BLOCK] {
-        let query = self.query(layer, 0).as_ptr().cast();
-        let steps = keys.len() / BLOCK;
-        let keys = keys.as_ptr().cast();
-        // SAFETY: the set is the caller's promise; a query has as many values
-        // as a block of keys has rows.
-        unsafe {
-            let mut sums = [[V::splat(0.0); 2]];
-            F32::multiply::<V, 1>(query, keys, steps, Ahead::nothing(keys), &mut sums);
-            to_array(sums[0])
+    fn block<'a>(self, layer: Attention<'a>, blocks: &[u32], i: usize) -> HeadBlock<'a> {
+        let keys = |i: usize| layer.heads.keys(layer.keys, blocks[i], self.head);
+        HeadBlock {
+            keys: keys(i),
+            values: layer.heads.values(layer.values, blocks[i], self.head),
+            next: keys((i + 1).min(blocks.len() - 1)).as_ptr().cast(),
         }
     }
 }
 
-/// Adds the first `count` positions of a block to the softmax and the weighted
-/// sums of `R` rows.
+/// Scores of `R` queries with all keys of a block, then their weights relative
+/// to the highest score so far, those from `count` on 0. Returns what the sums
+/// of the blocks before are to be multiplied by.
 ///
 /// # Safety
-/// The set of `V` must be there.
+/// The set of `V` must be there; `queries` is the first query and the distance
+/// to the next, all of them readable.
 #[inline(always)]
-unsafe fn add_block<'a, V: Vector, const R: usize>(
-    scores: [[f32; BLOCK]; R],
+unsafe fn weigh_block<V: Vector, const R: usize>(
+    queries: (*const f32, usize),
+    block: HeadBlock<'_>,
     scale: f32,
     count: usize,
-    values: &[f32],
+    scores: &mut [[f32; BLOCK]; R],
     online: &mut [Online; R],
+) -> [f32; R] {
+    let dim = block.keys.len() / BLOCK;
+    // The values are next, in as many steps as there are keys.
+    let ahead = Ahead {
+        from: block.values.as_ptr().cast(),
+        stride: size_of_val(block.values) / dim,
+    };
+    // SAFETY: the set and the queries are the caller's promise; there are
+    // `dim` steps of keys.
+    unsafe {
+        let mut sums = [[V::splat(0.0); 2]; R];
+        let keys = block.keys.as_ptr().cast();
+        multiply_rows::<V, R>(queries.0, (queries.1, 1), keys, dim, ahead, &mut sums);
+        for (sum, scores) in sums.into_iter().zip(scores.iter_mut()) {
+            store_two(sum, scores);
+        }
+    }
+    let mut shrinks = [0.0; R];
+    for r in 0..R {
+        shrinks[r] = weigh(&mut scores[r], scale, count, &mut online[r]);
+    }
+    shrinks
+}
+
+/// Adds the first `count` values of a block, weighted, to the outputs, which
+/// are shrunk first.
+///
+/// # Safety
+/// The set of `V` must be there; `count` is at most [`BLOCK`].
+#[inline(always)]
+unsafe fn add_values<'a, V: Vector, const R: usize>(
+    weights: &[[f32; BLOCK]; R],
+    shrinks: [f32; R],
+    block: HeadBlock<'_>,
+    count: usize,
     out: impl Fn(usize) -> &'a mut [f32],
 ) {
-    let mut weights = [[0u32; R]; BLOCK];
-    let mut shrinks = [0.0; R];
-    for (r, mut scores) in scores.into_iter().enumerate() {
-        let shrink = weigh(&mut scores, scale, count, &mut online[r]);
-        for (weights, p) in weights.iter_mut().zip(scores) {
-            weights[r] = p.to_bits();
-        }
-        shrinks[r] = shrink;
-    }
-    for (panel, values) in values.chunks(BLOCK * PANEL).enumerate() {
+    let panels = block.values.chunks(BLOCK * PANEL);
+    let stride = size_of_val(block.keys) / panels.len() / BLOCK;
+    for (panel, values) in panels.enumerate() {
         let start = panel * PANEL;
-        // SAFETY: the set is the caller's promise; a panel has BLOCK steps and
-        // count is at most that many.
+        let ahead = Ahead {
+            from: block.next.wrapping_add(panel * BLOCK * stride),
+            stride,
+        };
+        // SAFETY: the set is the caller's promise; weights and panel have
+        // BLOCK steps, of which count are used.
         unsafe {
             let mut sums = [[V::splat(0.0); 2]; R];
             for (r, sum) in sums.iter_mut().enumerate() {
-                let out = out(r);
-                let width = PANEL.min(out.len() - start);
-                let mut part = [0.0; PANEL];
-                part[..width].copy_from_slice(&out[start..start + width]);
+                let before = load_two::<V>(&out(r)[start..]);
                 let shrink = V::splat(shrinks[r]);
-                *sum = [
-                    V::load(part.as_ptr()).mul(shrink),
-                    V::load(part[LANES..].as_ptr()).mul(shrink),
-                ];
+                *sum = [before[0].mul(shrink), before[1].mul(shrink)];
             }
-            let values = values.as_ptr().cast();
-            let weights = weights.as_ptr().cast();
-            F32::multiply::<V, R>(weights, values, count, Ahead::nothing(values), &mut sums);
+            let (weights, values) = (weights.as_ptr().cast(), values.as_ptr().cast());
+            multiply_rows::<V, R>(weights, (BLOCK, 1), values, count, ahead, &mut sums);
             for (r, sum) in sums.into_iter().enumerate() {
-                let out = out(r);
-                let width = PANEL.min(out.len() - start);
-                out[start..start + width].copy_from_slice(&to_array(sum)[..width]);
+                store_two(sum, &mut out(r)[start..]);
             }
         }
     }
@@ -339,12 +305,11 @@ fn weigh(scores: &mut [f32; BLOCK], scale: f32, count: usize, online: &mut Onlin
     }
     // Beyond the row's own position: perhaps other sequences' keys.
     scores[count..].fill(f32::NEG_INFINITY);
-    let higher = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [0.0; LANES];
     for (i, lane) in lanes.iter_mut().enumerate() {
         *lane = higher(scores[i], scores[i + LANES]);
     }
-    let highest = lanes.into_iter().fold(online.highest, higher);
+    let highest = higher(online.highest, by_halves(lanes, higher));
     let shrink = exp(online.highest - highest);
     for score in scores.iter_mut() {
         *score = exp(*score - highest);
@@ -354,22 +319,14 @@ fn weigh(scores: &mut [f32; BLOCK], scale: f32, count: usize, online: &mut Onlin
     }
     *online = Online {
         highest,
-        total: f32::mul_add(online.total, shrink, sum(lanes)),
+        total: f32::mul_add(online.total, shrink, by_halves(lanes, |a, b| a + b)),
     };
     shrink
 }
 
-/// # Safety
-/// The set of `V` must be there.
 #[inline(always)]
-unsafe fn to_array<V: Vector>(values: [V; 2]) -> [f32; PANEL] {
-    let mut array = [0.0; PANEL];
-    // SAFETY: the set is the caller's promise; each half takes sixteen values.
-    unsafe {
-        values[0].store(array.as_mut_ptr());
-        values[1].store(array[LANES..].as_mut_ptr());
-    }
-    array
+fn higher(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ impl Format for Bf16 {
         // A copy, so that the sums stay in registers.
         let mut local = *sums;
         for i in 0..steps {
-            ahead.fetch::<V>(i, 0, 1);
+            ahead.fetch::<V>(i, 0, 2);
+            ahead.fetch::<V>(i, 1, 2);
             // SAFETY: the set is the caller's promise, and step `i` lies
             // within what it says is readable.
             unsafe {

@@ -14,7 +14,7 @@ use crate::kernels::SharedMut;
 use crate::kernels::activation::{self, Function};
 use crate::kernels::isa::{Isa, dispatch};
 use crate::kernels::pool;
-use crate::kernels::vector::{LANES, Vector};
+use crate::kernels::vector::{Vector, load_two, store_two};
 
 /// A linear layer to compute.
 #[derive(Clone, Copy)]
@@ -334,20 +334,15 @@ impl Tile {
             let mut sums = [[V::splat(0.0); 2]; R];
             if step > 0 {
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    let mut values = [0.0; PANEL];
-                    values[..width].copy_from_slice(y(r));
-                    *sum = [V::load(values.as_ptr()), V::load(values[LANES..].as_ptr())];
+                    *sum = load_two(y(r));
                 }
             }
             F::multiply::<V, R>(x.as_ptr(), w.as_ptr(), steps, ahead, &mut sums);
             for (r, sum) in sums.into_iter().enumerate() {
-                let mut values = [0.0; PANEL];
-                sum[0].store(values.as_mut_ptr());
-                sum[1].store(values[LANES..].as_mut_ptr());
-                if step + steps == plan.steps {
-                    finish(&plan.layer, row + r, start, &mut values, width);
-                }
-                y(r).copy_from_slice(&values[..width]);
+                store_two(sum, y(r));
+            }
+            if step + steps == plan.steps {
+                (0..R).for_each(|r| finish(&plan.layer, row + r, start, y(r)));
             }
         }
     }
@@ -369,26 +364,34 @@ fn ahead<F: Format>(plan: Plan<'_>, w: &[u8], (g, groups): (usize, usize)) -> Ah
 
 /// The epilogue of one row of a tile.
 #[inline(always)]
-fn finish(layer: &Linear<'_>, row: usize, start: usize, y: &mut [f32; PANEL], width: usize) {
+fn finish(layer: &Linear<'_>, row: usize, start: usize, y: &mut [f32]) {
+    // The usual width as a constant: compilers unroll it.
+    match y.first_chunk_mut::<PANEL>() {
+        Some(whole) => finish_part(layer, row, start, whole),
+        None => finish_part(layer, row, start, y),
+    }
+}
+
+#[inline(always)]
+fn finish_part(layer: &Linear<'_>, row: usize, start: usize, y: &mut [f32]) {
     let Epilogue {
         bias,
         activation,
         residual,
     } = layer.epilogue;
-    let mut padded = [0.0; PANEL];
-    if let Some(bias) = bias {
-        padded[..width].copy_from_slice(&bias[start..start + width]);
-        for (y, b) in y.iter_mut().zip(&padded) {
-            *y += b;
+    let add = |y: &mut [f32], values: &[f32]| {
+        let values = &values[..y.len()];
+        for (y, v) in y.iter_mut().zip(values) {
+            *y += v;
         }
+    };
+    if let Some(bias) = bias {
+        add(y, &bias[start..]);
     }
     if let Some(function) = activation {
         activation::map(function, y);
     }
     if let Some(residual) = residual {
-        padded[..width].copy_from_slice(&residual[row * layer.n + start..][..width]);
-        for (y, r) in y.iter_mut().zip(&padded) {
-            *y += r;
-        }
+        add(y, &residual[row * layer.n + start..]);
     }
 }

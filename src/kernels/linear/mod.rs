@@ -13,9 +13,9 @@ mod q4;
 mod q8;
 mod quantize;
 
-pub(super) use self::f32::F32;
+pub(super) use self::f32::multiply_rows;
 pub use blocking::{Epilogue, Linear, linear, linear_with};
-pub(super) use format::{Ahead, Format};
+pub(super) use format::Ahead;
 pub use pack::{aligned_start, pack_panel, packed_len, panels, unpack_column};
 
 use super::vector::LANES;
@@ -37,3 +37,6 @@ pub enum Precision {
     /// The same with 4-bit weights.
     Q4,
 }
+
+#[cfg(test)]
+mod tests;

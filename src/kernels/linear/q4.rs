@@ -2,7 +2,7 @@
 
 use super::PANEL;
 use super::format::{Ahead, Format};
-use super::quantize::{self, BLOCK, BLOCK_WORDS, QUADS};
+use super::quantize::{self, BLOCK, BLOCK_WORDS, Half, QUADS, Weights};
 use crate::kernels::vector::{LANES, Vector};
 
 /// Bytes of sixteen columns' weights in a block.
@@ -55,39 +55,34 @@ impl Format for Q4 {
         ahead: Ahead,
         sums: &mut [[V; 2]; R],
     ) {
-        // A copy, so that the sums stay in registers.
-        let mut local = *sums;
-        for i in 0..steps {
-            // SAFETY: the set is the caller's promise, and step `i` lies
-            // within what it says is readable.
+        // SAFETY: passed on from the caller.
+        unsafe { quantize::multiply::<V, Self, R>(x, w, steps, ahead, sums) }
+    }
+}
+
+impl Weights for Q4 {
+    const SCALES: usize = Self::SCALES;
+
+    fn offset<V: Vector>() -> i32 {
+        OFFSET
+    }
+
+    // SAFETY: as the trait says.
+    #[inline(always)]
+    unsafe fn products<V: Vector, const R: usize>(half: Half, sums: &mut [V::Ints; R]) {
+        for quad in 0..QUADS / 2 {
+            half.ahead::<V>(quad, QUADS / 2);
+            // SAFETY: the set and the block are the caller's promise.
             unsafe {
-                let (x, w) = (x.add(i * R * BLOCK_WORDS), w.add(i * Self::STEP_BYTES));
-                for half in 0..2 {
-                    let mut ints = [V::int_splat(0); R];
-                    for (r, ints) in ints.iter_mut().enumerate() {
-                        let inputs = quantize::input_sum::<R>(x, r);
-                        *ints = V::int_splat(-OFFSET * inputs);
-                    }
-                    for quad in 0..QUADS / 2 {
-                        ahead.fetch::<V>(i, half * QUADS / 2 + quad, QUADS);
-                        let w = V::load_bytes(w.add(half * HALF + quad * 64));
-                        let (low, high) = (V::low_nibbles(w), V::high_nibbles(w));
-                        for (r, ints) in ints.iter_mut().enumerate() {
-                            *ints = V::dot_q4(*ints, low, *x.add(quad * R + r));
-                        }
-                        for (r, ints) in ints.iter_mut().enumerate() {
-                            let x = *x.add((quad + QUADS / 2) * R + r);
-                            *ints = V::dot_q4(*ints, high, x);
-                        }
-                    }
-                    let scales = V::load_f16(w.add(Self::SCALES + half * 2 * LANES));
-                    for (r, ints) in ints.into_iter().enumerate() {
-                        let scale = scales.mul(V::splat(quantize::input_scale::<R>(x, r)));
-                        local[r][half] = local[r][half].fma(scale, V::to_f32(ints));
+                let w = V::load_bytes(half.w.add(quad * 4 * LANES));
+                let parts = [V::low_nibbles(w), V::high_nibbles(w)];
+                for (part, w) in parts.into_iter().enumerate() {
+                    let x = half.x.add((quad + part * QUADS / 2) * R);
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = V::dot_q4(*sum, w, *x.add(r));
                     }
                 }
             }
         }
-        *sums = local;
     }
 }

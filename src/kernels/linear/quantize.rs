@@ -3,6 +3,8 @@
 use half::f16;
 
 use super::PANEL;
+use super::format::{Ahead, Format};
+use crate::kernels::vector::{LANES, Vector};
 
 /// Inputs that share a scale.
 pub const BLOCK: usize = 32;
@@ -41,24 +43,87 @@ pub fn pack_rows(x: &[f32], k: usize, out: &mut [u32]) {
     }
 }
 
-/// The scale of row `r` of `R` in a block that [`pack_rows`] laid out.
-///
-/// # Safety
-/// `x` must point at such a block.
-#[inline(always)]
-pub unsafe fn input_scale<const R: usize>(x: *const u32, r: usize) -> f32 {
-    // SAFETY: the caller's promise.
-    f32::from_bits(unsafe { *x.add(QUADS * R + r) })
+/// How the weights of a block are stored, 8 or 4 bits wide.
+pub trait Weights: Format {
+    /// Where a block's scales start; before them lie the two halves of the
+    /// columns.
+    const SCALES: usize;
+
+    /// What the weights are raised by in [`products`](Self::products).
+    fn offset<V: Vector>() -> i32;
+
+    /// Adds the products of a block's raised weights with its inputs.
+    ///
+    /// # Safety
+    /// The set of `V` must be there, and `half` must be within a block.
+    unsafe fn products<V: Vector, const R: usize>(half: Half, sums: &mut [V::Ints; R]);
 }
 
-/// The sum of the bytes of row `r` of `R` in such a block.
+/// Sixteen columns of a block, and the inputs that meet them.
+#[derive(Clone, Copy)]
+pub struct Half {
+    /// The inputs' bytes, `[QUADS, rows]` words.
+    pub x: *const u32,
+    /// The weights.
+    pub w: *const u8,
+    block: usize,
+    half: usize,
+    ahead: Ahead,
+}
+
+impl Half {
+    /// Asks for the part of the coming weights that goes with this `part`.
+    #[inline(always)]
+    pub fn ahead<V: Vector>(self, part: usize, parts: usize) {
+        let part = self.half * parts + part;
+        self.ahead.fetch::<V>(self.block, part, 2 * parts);
+    }
+}
+
+/// [`Format::multiply`] for weights in blocks: products in integers, then
+/// both scales.
 ///
 /// # Safety
-/// `x` must point at such a block.
+/// As [`Format::multiply`].
 #[inline(always)]
-pub unsafe fn input_sum<const R: usize>(x: *const u32, r: usize) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe { *x.add((QUADS + 1) * R + r) as i32 }
+pub unsafe fn multiply<V: Vector, W: Weights, const R: usize>(
+    x: *const u32,
+    w: *const u8,
+    steps: usize,
+    ahead: Ahead,
+    sums: &mut [[V; 2]; R],
+) {
+    // A copy, so that the sums stay in registers.
+    let mut local = *sums;
+    for block in 0..steps {
+        // SAFETY: the set is the caller's promise, and the block lies within
+        // what it says is readable.
+        unsafe {
+            let (x, w) = (x.add(block * R * BLOCK_WORDS), w.add(block * W::STEP_BYTES));
+            let (scales_of_x, sums_of_x) = (x.add(QUADS * R).cast::<f32>(), x.add((QUADS + 1) * R));
+            for half in 0..2 {
+                let mut ints = [V::int_splat(0); R];
+                for (r, ints) in ints.iter_mut().enumerate() {
+                    // What raising the weights adds to the products.
+                    *ints = V::int_splat(-W::offset::<V>() * (*sums_of_x.add(r) as i32));
+                }
+                let columns = Half {
+                    x,
+                    w: w.add(half * W::SCALES / 2),
+                    block,
+                    half,
+                    ahead,
+                };
+                W::products::<V, R>(columns, &mut ints);
+                let scales = V::load_f16(w.add(W::SCALES + half * 2 * LANES));
+                for (sum, (r, ints)) in local.iter_mut().zip(ints.into_iter().enumerate()) {
+                    let scale = scales.mul(V::splat(*scales_of_x.add(r)));
+                    sum[half] = sum[half].fma(scale, V::to_f32(ints));
+                }
+            }
+        }
+    }
+    *sums = local;
 }
 
 /// x ≈ scale · byte. What isn't finite makes the scale so, and with it every

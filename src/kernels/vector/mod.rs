@@ -130,11 +130,16 @@ pub unsafe trait Vector: Copy {
 /// Sum of sixteen lanes, by halves.
 #[inline(always)]
 pub fn sum(lanes: [f32; LANES]) -> f32 {
-    let mut lanes = lanes;
+    by_halves(lanes, |a, b| a + b)
+}
+
+/// Sixteen lanes into one, by halves: 16 to 8 to 4 to 2 to 1.
+#[inline(always)]
+pub fn by_halves(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            lanes[i] = join(lanes[i], lanes[i + width]);
         }
         width /= 2;
     }
@@ -164,6 +169,45 @@ pub unsafe fn dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
         let mut lanes = [0.0; LANES];
         total.store(lanes.as_mut_ptr());
         sum(lanes)
+    }
+}
+
+/// Two vectors from up to 32 values, the rest filled with zeros.
+///
+/// # Safety
+/// See [`Vector`].
+#[inline(always)]
+pub unsafe fn load_two<V: Vector>(from: &[f32]) -> [V; 2] {
+    // SAFETY: the set is the caller's promise; each load has sixteen values.
+    unsafe {
+        if let Some(whole) = from.first_chunk::<{ 2 * LANES }>() {
+            let whole = whole.as_ptr();
+            return [V::load(whole), V::load(whole.add(LANES))];
+        }
+        let mut full = [0.0; 2 * LANES];
+        full[..from.len()].copy_from_slice(from);
+        [V::load(full.as_ptr()), V::load(full[LANES..].as_ptr())]
+    }
+}
+
+/// The first of two vectors' 32 values, as many as there is room for.
+///
+/// # Safety
+/// See [`Vector`].
+#[inline(always)]
+pub unsafe fn store_two<V: Vector>(values: [V; 2], to: &mut [f32]) {
+    // SAFETY: the set is the caller's promise; each store has room for sixteen.
+    unsafe {
+        if let Some(whole) = to.first_chunk_mut::<{ 2 * LANES }>() {
+            let whole = whole.as_mut_ptr();
+            values[0].store(whole);
+            values[1].store(whole.add(LANES));
+            return;
+        }
+        let mut full = [0.0; 2 * LANES];
+        values[0].store(full.as_mut_ptr());
+        values[1].store(full[LANES..].as_mut_ptr());
+        to.copy_from_slice(&full[..to.len()]);
     }
 }
 

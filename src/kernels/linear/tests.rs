@@ -1,0 +1,316 @@
+//! The promise of the kernels: a row's bits depend on the row alone.
+
+use super::quantize::BLOCK;
+use super::*;
+use crate::kernels::isa::Isa;
+
+const ALL: [Precision; 4] = [
+    Precision::F32,
+    Precision::Bf16,
+    Precision::Q8,
+    Precision::Q4,
+];
+
+fn noise(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        })
+        .collect()
+}
+
+/// `w [k, n]`, packed.
+fn pack(precision: Precision, w: &[f32], k: usize, n: usize) -> Vec<u8> {
+    let mut packed = vec![0; packed_len(precision, k, n)];
+    let len = packed_len(precision, k, 1);
+    for (panel, out) in packed.chunks_mut(len).enumerate() {
+        let mut values = vec![0.0; k * PANEL];
+        for i in 0..k {
+            for j in 0..PANEL.min(n - panel * PANEL) {
+                values[i * PANEL + j] = w[i * n + panel * PANEL + j];
+            }
+        }
+        pack_panel(precision, &values, &mut out[..]);
+    }
+    packed
+}
+
+/// The weights as the products see them, `[k, n]`.
+fn unpack(precision: Precision, packed: &[u8], k: usize, n: usize) -> Vec<f32> {
+    let mut w = vec![0.0; k * n];
+    let mut column = vec![0.0; k];
+    for j in 0..n {
+        unpack_column(precision, packed, j, &mut column);
+        for i in 0..k {
+            w[i * n + j] = column[i];
+        }
+    }
+    w
+}
+
+struct Case {
+    precision: Precision,
+    k: usize,
+    n: usize,
+    packed: Vec<u8>,
+    bias: Vec<f32>,
+}
+
+impl Case {
+    fn new(precision: Precision, k: usize, n: usize) -> Self {
+        Self {
+            precision,
+            k,
+            n,
+            packed: pack(precision, &noise(k * n, 2), k, n),
+            bias: noise(n, 3),
+        }
+    }
+
+    fn run(&self, isa: Isa, x: &[f32]) -> Vec<f32> {
+        let layer = Linear {
+            x,
+            weight: &self.packed,
+            precision: self.precision,
+            epilogue: Epilogue {
+                bias: Some(&self.bias),
+                ..Epilogue::default()
+            },
+            k: self.k,
+            n: self.n,
+        };
+        let mut y = vec![f32::NAN; x.len() / self.k * self.n];
+        linear_with(isa, layer, &mut Vec::new(), &mut y);
+        y
+    }
+}
+
+/// What a sum in order gives, from the weights and inputs as they are rounded:
+/// the plain twin of each kernel. For bytes, the sums of a block are exact.
+fn naive(case: &Case, x: &[f32]) -> Vec<f32> {
+    let (k, n) = (case.k, case.n);
+    let w = unpack(case.precision, &case.packed, k, n);
+    let mut y = Vec::new();
+    for row in x.chunks(k) {
+        for j in 0..n {
+            let column = |i: usize| w[i * n + j];
+            let sum = match case.precision {
+                Precision::F32 => (0..k).fold(0.0f32, |s, i| row[i].mul_add(column(i), s)),
+                Precision::Bf16 => (0..k).fold(0.0f32, |s, i| {
+                    let x = half::bf16::from_f32(row[i]).to_f32();
+                    x.mul_add(column(i), s)
+                }),
+                Precision::Q8 | Precision::Q4 => {
+                    let mut sum = 0.0f32;
+                    for (b, block) in row.chunks(BLOCK).enumerate() {
+                        let highest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                        let scale = highest / 127.0;
+                        let dot: f64 = block
+                            .iter()
+                            .enumerate()
+                            .map(|(i, x)| {
+                                let q = f64::from((x / scale).round_ties_even());
+                                q * f64::from(column(b * BLOCK + i))
+                            })
+                            .sum();
+                        sum += (dot * f64::from(scale)) as f32;
+                    }
+                    sum
+                }
+            };
+            y.push(sum + case.bias[j]);
+        }
+    }
+    y
+}
+
+#[test]
+fn every_precision_is_near_its_plain_twin() {
+    for precision in ALL {
+        for (rows, k, n) in [
+            (1, 1, 1),
+            (3, 31, 33),
+            (5, 48, 97),
+            (13, 96, 64),
+            (30, 130, 31),
+        ] {
+            let case = Case::new(precision, k, n);
+            let x = noise(rows * k, 1);
+            let expected = naive(&case, &x);
+            let found = case.run(Isa::Scalar, &x);
+            let worst = std::iter::zip(&found, &expected).map(|(f, e)| (f - e).abs());
+            let worst = worst.fold(0.0, f32::max);
+            // In f32 the sums are the same; a quotient on the edge between two
+            // bytes may fall to either side.
+            let bound = match precision {
+                Precision::F32 => 0.0,
+                Precision::Bf16 => 1e-6,
+                Precision::Q8 | Precision::Q4 => 4e-3,
+            };
+            assert!(
+                worst <= bound,
+                "{precision:?} [{rows}, {k}] x [{k}, {n}]: {worst:e}"
+            );
+        }
+    }
+}
+
+/// Every set on this machine, all lengths, odd widths, rows alone and in
+/// batches of every group size: one answer. bf16 may differ between sets.
+#[test]
+fn a_row_has_the_same_bits_alone_in_a_batch_and_on_every_set() {
+    for precision in ALL {
+        for k in (1..=130).chain([700]) {
+            let n = [1, 31, 32, 33, 97][k % 5];
+            let case = Case::new(precision, k, n);
+            let x = noise(27 * k, k as u32);
+            let reference = case.run(Isa::Scalar, &x);
+            for &isa in Isa::available() {
+                let together = case.run(isa, &x);
+                if precision != Precision::Bf16 {
+                    assert_eq!(together, reference, "{isa:?} {precision:?} k {k} n {n}");
+                }
+                for rows in [1, 2, 3, 4, 6, 7, 8, 13] {
+                    // Unaligned on purpose: every row is its own slice.
+                    let found: Vec<f32> =
+                        x.chunks(rows * k).flat_map(|x| case.run(isa, x)).collect();
+                    assert_eq!(
+                        found, together,
+                        "{isa:?} {precision:?} k {k} n {n} by {rows}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Large enough to be cut into chunks of inputs, groups kept in the cache and
+/// tasks of rows.
+#[test]
+fn blocking_does_not_change_the_bits() {
+    for precision in ALL {
+        let (k, n) = (1500, 200);
+        let case = Case::new(precision, k, n);
+        let x = noise(230 * k, 1);
+        for &isa in &Isa::available()[..1] {
+            let together = case.run(isa, &x);
+            for row in [0, 100, 229] {
+                let alone = case.run(isa, &x[row * k..][..k]);
+                assert_eq!(
+                    alone,
+                    together[row * n..][..n],
+                    "{isa:?} {precision:?} row {row}"
+                );
+            }
+        }
+    }
+}
+
+/// The comparison above can fail: adding up in another order changes bits.
+#[test]
+fn another_order_of_adding_is_noticed() {
+    let (k, n) = (130, 33);
+    let case = Case::new(Precision::F32, k, n);
+    let w = unpack(Precision::F32, &case.packed, k, n);
+    let x = noise(k, 1);
+    let backwards: Vec<f32> = (0..n)
+        .map(|j| {
+            let sum = (0..k)
+                .rev()
+                .fold(0.0f32, |s, i| x[i].mul_add(w[i * n + j], s));
+            sum + case.bias[j]
+        })
+        .collect();
+    let found = case.run(Isa::Scalar, &x);
+    assert_ne!(found, backwards);
+    let far = std::iter::zip(&found, &backwards).any(|(a, b)| (a - b).abs() > 1e-5);
+    assert!(!far, "the two are the same sum, but for rounding");
+}
+
+#[test]
+fn the_epilogue_adds_applies_and_adds() {
+    use crate::kernels::activation::{Function, apply_with};
+    let (rows, k, n) = (5, 40, 45);
+    let case = Case::new(Precision::F32, k, n);
+    let x = noise(rows * k, 1);
+    let residual = noise(rows * n, 9);
+    for &isa in Isa::available() {
+        let mut expected = case.run(isa, &x);
+        apply_with(isa, Function::GeluTanh, &mut expected);
+        for (y, r) in expected.iter_mut().zip(&residual) {
+            *y += r;
+        }
+        let layer = Linear {
+            x: &x,
+            weight: &case.packed,
+            precision: Precision::F32,
+            epilogue: Epilogue {
+                bias: Some(&case.bias),
+                activation: Some(Function::GeluTanh),
+                residual: Some(&residual),
+            },
+            k,
+            n,
+        };
+        let mut y = vec![f32::NAN; rows * n];
+        linear_with(isa, layer, &mut Vec::new(), &mut y);
+        assert_eq!(y, expected, "{isa:?}");
+    }
+}
+
+/// How far packed weights are from what they stand for, against the formulas
+/// of llama.cpp's Q8_0 and Q4_0 on the same blocks.
+#[test]
+fn packed_weights_are_as_near_as_llama_cpps() {
+    let (k, n) = (320, 64);
+    let w: Vec<f32> = std::iter::zip(noise(k * n, 5), noise(k * n, 6))
+        .map(|(a, b)| 0.02 * (a + b))
+        .collect();
+    let error = |approximated: &dyn Fn(usize, usize) -> f32| -> f64 {
+        let squares = (0..k * n).map(|at| f64::from(w[at] - approximated(at / n, at % n)).powi(2));
+        (squares.sum::<f64>() / (k * n) as f64).sqrt()
+    };
+    for (precision, levels) in [(Precision::Q8, 127.0), (Precision::Q4, -8.0)] {
+        let ours = unpack(precision, &pack(precision, &w, k, n), k, n);
+        let theirs = |i: usize, j: usize| {
+            let block = (i / BLOCK * BLOCK..).take(BLOCK).map(|i| w[i * n + j]);
+            let largest = block.fold(0.0f32, |m, v| if v.abs() > m.abs() { v } else { m });
+            let scale = if levels > 0.0 { largest.abs() } else { largest } / levels;
+            let stored = half::f16::from_f32(scale).to_f32();
+            let q = w[i * n + j] / scale;
+            stored
+                * (if levels > 0.0 {
+                    q.round()
+                } else {
+                    (q + 8.5).floor().min(15.0) - 8.0
+                })
+        };
+        let ours = error(&|i, j| ours[i * n + j]);
+        let theirs = error(&theirs);
+        println!("{precision:?}: root mean square error {ours:.3e}, llama.cpp's {theirs:.3e}");
+        assert!(
+            ours <= theirs * 1.000_5,
+            "{precision:?}: {ours:e} against {theirs:e}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so() {
+    for precision in ALL {
+        let case = Case::new(precision, 40, 33);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = noise(40, 1);
+            x[7] = bad;
+            for &isa in Isa::available() {
+                let y = case.run(isa, &x);
+                assert!(
+                    y.iter().all(|y| !y.is_finite()),
+                    "{isa:?} {precision:?} {bad}"
+                );
+            }
+        }
+    }
+}
