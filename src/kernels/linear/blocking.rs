@@ -14,7 +14,7 @@ use crate::kernels::SharedMut;
 use crate::kernels::activation::{self, Function};
 use crate::kernels::isa::{Isa, dispatch};
 use crate::kernels::pool;
-use crate::kernels::vector::{Vector, load_two, store_two};
+use crate::kernels::vector::{Vector, store_two};
 
 /// A linear layer to compute.
 #[derive(Clone, Copy)]
@@ -83,61 +83,31 @@ struct Plan<'a> {
     group: usize,
     /// Steps of a sum.
     steps: usize,
-    /// Steps of a sum that are computed before the next rows or panels.
-    chunk: usize,
-    /// Panels that share a chunk of inputs.
-    together: usize,
     /// Rows of a task, a multiple of `group`.
     task_rows: usize,
     /// Panels of a task.
     task_panels: usize,
 }
 
-/// Bytes of a panel's chunk where several groups of rows read it.
-const CHUNK_BYTES: usize = 48 << 10;
-/// Bytes of weights that stay in the second cache while rows pass by.
-const RESIDENT_BYTES: usize = 384 << 10;
-/// Groups from which on the weights are kept and the rows pass by.
-const MANY_GROUPS: usize = 8;
-/// Groups of rows in a task.
-const TASK_GROUPS: usize = 16;
+/// Rows of a task: while they pass by, a panel stays in the second cache.
+const TASK_ROWS: usize = 96;
 /// Inputs worth laying out on several threads.
 const PARALLEL_INPUTS: usize = 32 << 10;
 
 impl<'a> Plan<'a> {
     fn new<F: Format>(layer: Linear<'a>, group: usize) -> Self {
         let rows = layer.x.len() / layer.k;
-        let steps = layer.k.div_ceil(F::STEP);
-        let groups = rows.div_ceil(group);
-        let (chunk, together) = match groups {
-            // Nothing is read twice.
-            0 | 1 => (steps, 1),
-            2..MANY_GROUPS => ((CHUNK_BYTES / F::STEP_BYTES).max(1), 1),
-            _ => {
-                let chunk = (CHUNK_BYTES / F::STEP_BYTES).max(1).min(steps);
-                (chunk, RESIDENT_BYTES / (chunk * F::STEP_BYTES))
-            }
-        };
-        let task_rows = if groups < MANY_GROUPS {
-            rows
-        } else {
-            TASK_GROUPS * group
-        };
-        let row_tasks = rows.div_ceil(task_rows.max(1)).max(1);
+        let task_rows = TASK_ROWS.next_multiple_of(group);
+        let row_tasks = rows.div_ceil(task_rows).max(1);
         // A few tasks per thread: enough to even out, few enough to fork.
         let panel_tasks = (4 * pool::threads()).div_ceil(row_tasks);
-        let task_panels = panels(layer.n)
-            .div_ceil(panel_tasks)
-            .next_multiple_of(together.min(panels(layer.n)));
         Self {
             layer,
             rows,
             group,
-            steps,
-            chunk,
-            together,
+            steps: layer.k.div_ceil(F::STEP),
             task_rows,
-            task_panels,
+            task_panels: panels(layer.n).div_ceil(panel_tasks),
         }
     }
 
@@ -260,44 +230,36 @@ unsafe fn multiply<V: Vector, F: Format>(plan: Plan<'_>, x: &[u32], task: Task, 
     let first_panel = task.panel * plan.task_panels;
     let last_panel = (first_panel + plan.task_panels).min(panels(plan.layer.n));
     let groups = (last_row - first_row).div_ceil(plan.group);
-    for first in (first_panel..last_panel).step_by(plan.together) {
-        let last = (first + plan.together).min(last_panel);
-        for step in (0..plan.steps).step_by(plan.chunk) {
-            for (g, (row, size)) in plan.groups(first_row, last_row).enumerate() {
-                for panel in first..last {
-                    let tile = Tile {
-                        panel,
-                        row,
-                        step,
-                        part: (g, groups),
-                    };
-                    // SAFETY: passed on from the caller.
-                    unsafe {
-                        match size {
-                            12 => tile.run::<V, F, 12>(plan, x, out),
-                            8 => tile.run::<V, F, 8>(plan, x, out),
-                            6 => tile.run::<V, F, 6>(plan, x, out),
-                            4 => tile.run::<V, F, 4>(plan, x, out),
-                            3 => tile.run::<V, F, 3>(plan, x, out),
-                            2 => tile.run::<V, F, 2>(plan, x, out),
-                            _ => tile.run::<V, F, 1>(plan, x, out),
-                        }
-                    }
+    for panel in first_panel..last_panel {
+        for (g, (row, size)) in plan.groups(first_row, last_row).enumerate() {
+            let tile = Tile {
+                panel,
+                row,
+                part: (g, groups),
+            };
+            // SAFETY: passed on from the caller.
+            unsafe {
+                match size {
+                    12 => tile.run::<V, F, 12>(plan, x, out),
+                    8 => tile.run::<V, F, 8>(plan, x, out),
+                    6 => tile.run::<V, F, 6>(plan, x, out),
+                    4 => tile.run::<V, F, 4>(plan, x, out),
+                    3 => tile.run::<V, F, 3>(plan, x, out),
+                    2 => tile.run::<V, F, 2>(plan, x, out),
+                    _ => tile.run::<V, F, 1>(plan, x, out),
                 }
             }
         }
     }
 }
 
-/// One group of rows against one chunk of a panel.
+/// One group of rows against one panel.
 #[derive(Clone, Copy)]
 struct Tile {
     panel: usize,
     row: usize,
-    /// The chunk's first step.
-    step: usize,
-    /// Which of how many groups read this chunk: each asks for its part of
-    /// the next chunk, so that memory is read at an even pace.
+    /// Which of how many groups read this panel: each asks for its part of
+    /// the next panel, so that memory is read at an even pace.
     part: (usize, usize),
 }
 
@@ -311,53 +273,38 @@ impl Tile {
         x: &[u32],
         out: SharedMut,
     ) {
-        let Self {
-            panel,
-            row,
-            step,
-            part,
-        } = self;
-        let n = plan.layer.n;
-        let steps = plan.chunk.min(plan.steps - step);
-        let x = &x[(row * plan.steps + step * R) * F::ROW_WORDS..][..steps * R * F::ROW_WORDS];
-        let from = (panel * plan.steps + step) * F::STEP_BYTES;
-        let w = &plan.layer.weight[from..][..steps * F::STEP_BYTES];
-        let ahead = ahead::<F>(plan, w, part);
+        let Self { panel, row, part } = self;
+        let Plan { layer, steps, .. } = plan;
+        let x = &x[row * steps * F::ROW_WORDS..][..R * steps * F::ROW_WORDS];
+        let w = &layer.weight[panel * steps * F::STEP_BYTES..][..steps * F::STEP_BYTES];
         let start = panel * PANEL;
-        let width = PANEL.min(n - start);
-        // SAFETY: rows `row..row + R` and columns `start..start + width` lie in
-        // `[rows, n]`, and no other thread touches them.
-        let y = |r: usize| unsafe { out.slice((row + r) * n + start, width) };
+        let width = PANEL.min(layer.n - start);
         // SAFETY: the set is the caller's promise, the lengths of `x` and `w`
-        // are those asked for, and sixteen values are there at each half.
+        // are those asked for; rows `row..row + R` and columns
+        // `start..start + width` lie in `[rows, n]`, and no other thread
+        // touches them.
         unsafe {
             let mut sums = [[V::splat(0.0); 2]; R];
-            if step > 0 {
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = load_two(y(r));
-                }
-            }
+            let ahead = ahead::<F>(w, part);
             F::multiply::<V, R>(x.as_ptr(), w.as_ptr(), steps, ahead, &mut sums);
             for (r, sum) in sums.into_iter().enumerate() {
-                store_two(sum, y(r));
-            }
-            if step + steps == plan.steps {
-                (0..R).for_each(|r| finish(&plan.layer, row + r, start, y(r)));
+                let y = out.slice((row + r) * layer.n + start, width);
+                store_two(sum, y);
+                finish(&layer, row + r, start, y);
             }
         }
     }
 }
 
-/// What to ask for while the chunk `w` is used.
+/// What to ask for while the panel `w` is used: panels lie one after another.
 #[inline(always)]
-fn ahead<F: Format>(plan: Plan<'_>, w: &[u8], (g, groups): (usize, usize)) -> Ahead {
-    if plan.together > 1 || groups == 1 {
+fn ahead<F: Format>(w: &[u8], (g, groups): (usize, usize)) -> Ahead {
+    if groups == 1 {
+        // The panel itself comes from memory as it is read.
         return Ahead::nothing(w.as_ptr());
     }
-    // Chunks lie one after another, and so do panels.
-    let share = w.len() / groups;
     Ahead {
-        from: w.as_ptr_range().end.wrapping_add(g * share),
+        from: w.as_ptr_range().end.wrapping_add(g * (w.len() / groups)),
         stride: F::STEP_BYTES / groups,
     }
 }
