@@ -32,9 +32,7 @@ fn main() {
             linears(precision, &name);
         }
     }
-    if wanted("attention") {
-        attentions();
-    }
+    attentions(&wanted);
     if wanted("rows") {
         rows();
     }
@@ -132,7 +130,7 @@ fn peak(precision: Precision) -> f64 {
     2.0 * (threads as u64 * limits::multiply_add(precision, ROUNDS)) as f64 / time
 }
 
-fn attentions() {
+fn attentions(wanted: &dyn Fn(&str) -> bool) {
     let heads = Heads {
         count: 12,
         dim: 64,
@@ -146,6 +144,10 @@ fn attentions() {
         (1, 991, 1),
         (32, 95, 1),
     ] {
+        let name = format!("attention {sequences:>2} x {new:<3} after {past:<4}");
+        if !wanted(&name) {
+            continue;
+        }
         let per_sequence = (past + new).div_ceil(BLOCK);
         let blocks: Vec<Vec<u32>> = (0..sequences)
             .map(|s| {
@@ -184,7 +186,7 @@ fn attentions() {
         });
         let pairs: usize = (0..new).map(|i| past + i + 1).sum::<usize>() * sequences;
         println!(
-            "attention {sequences:>2} x {new:<3} after {past:<4} {:>9.1} µs {:>6.1} GFLOP/s, cache written in {:.1} µs",
+            "{name} {:>9.1} µs {:>6.1} GFLOP/s, cache written in {:.1} µs",
             time * 1e6,
             4.0 * (pairs * 768) as f64 / time / 1e9,
             write * 1e6

@@ -1,7 +1,7 @@
 //! The threads that compute: fork and join within some microseconds.
 //!
 //! Rayon's entry from outside costs up to 86 µs, and a decode step has some
-//! sixty joins. Here the workers spin for [`SPIN`] after a job, so that the
+//! sixty joins. Here the workers spin for a moment after a job, so that the
 //! next finds them awake, and park after that: an idle process burns nothing.
 //! Which thread runs which task is decided as they come, and never changes a
 //! result: tasks write disjoint parts and reduce nothing between them.
