@@ -11,6 +11,7 @@ mod sampling;
 mod scheduler;
 mod score;
 mod sequence;
+mod speculation;
 mod stream;
 mod worker;
 
@@ -23,6 +24,7 @@ pub use event::{Event, Events, FinishReason, Finished, Token, Usage};
 pub use params::{ParamError, SamplingOptions, SamplingParams, Strategy};
 pub use sampling::{Chosen, Sampler, processed_scores};
 pub use score::{TokenScore, perplexity};
+pub use speculation::Speculation;
 
 use crate::kernels::pool;
 use crate::model::{Config, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
@@ -61,6 +63,7 @@ pub struct EngineBuilder {
     dtype: Dtype,
     threads: Option<usize>,
     queue: usize,
+    speculation: Speculation,
 }
 
 impl EngineBuilder {
@@ -90,6 +93,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether tokens are guessed ahead; they are unless set. Answers are the
+    /// same either way.
+    pub fn speculation(mut self, speculation: Speculation) -> Self {
+        self.speculation = speculation;
+        self
+    }
+
     /// Loads the model and starts the worker.
     ///
     /// # Errors
@@ -101,13 +111,45 @@ impl EngineBuilder {
         {
             tracing::debug!("the threads were started before; their number stays");
         }
+        let options = LoadOptions { dtype: self.dtype };
+        let model = Gpt2::load(&self.model, &options)?;
+        self.start(model)
+    }
+
+    /// Starts the worker on weights that are in memory already, random ones
+    /// perhaps; only name and tokenizer come from the checkpoint.
+    ///
+    /// # Errors
+    /// [`EngineError::Tokenizer`], naming the file at fault.
+    pub fn start(self, model: Gpt2) -> Result<Engine, EngineError> {
         let tokenizer = match Tokenizer::load(&self.model.tokenizer) {
             Ok(tokenizer) => Some(tokenizer),
             Err(TokenizerError::Missing) => None,
             Err(error) => return Err(error.into()),
         };
-        let model = Gpt2::load(&self.model, &LoadOptions { dtype: self.dtype })?;
-        Engine::start(self.model.name, model, tokenizer, self.queue)
+        let config = model.config().clone();
+        let (commands, receiver) = mpsc::channel(self.queue);
+        let worker = Worker {
+            cache: KvCache::new(&config, config.n_positions)?,
+            limits: limits(&config, tokenizer.as_ref()),
+            tokenizer: tokenizer.clone(),
+            speculation: self.speculation,
+            model,
+        };
+        std::thread::Builder::new()
+            .name("gpt2-worker".to_owned())
+            .spawn(move || worker.run(receiver))
+            .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
+        let shared = Shared {
+            name: self.model.name,
+            config,
+            tokenizer,
+            commands,
+            queue: self.queue,
+        };
+        Ok(Engine {
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -119,39 +161,8 @@ impl Engine {
             dtype: Dtype::default(),
             threads: None,
             queue: 256,
+            speculation: Speculation::default(),
         }
-    }
-
-    fn start(
-        name: String,
-        model: Gpt2,
-        tokenizer: Option<Tokenizer>,
-        queue: usize,
-    ) -> Result<Self, EngineError> {
-        let config = model.config().clone();
-        let cache = KvCache::new(&config, config.n_positions)?;
-        let limits = limits(&config, tokenizer.as_ref());
-        let (commands, receiver) = mpsc::channel(queue);
-        let worker = Worker {
-            model,
-            cache,
-            tokenizer: tokenizer.clone(),
-            limits,
-        };
-        std::thread::Builder::new()
-            .name("gpt2-worker".to_owned())
-            .spawn(move || worker.run(receiver))
-            .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
-        let shared = Shared {
-            name,
-            config,
-            tokenizer,
-            commands,
-            queue,
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
     }
 
     /// Queues a request. Never blocks.

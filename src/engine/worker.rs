@@ -10,7 +10,8 @@ use super::event::Event;
 use super::params::SamplingParams;
 use super::scheduler::{SCORE_CHUNK, Step, next_step};
 use super::score::{TokenScore, score_token};
-use super::sequence::{Limits, Sequence};
+use super::sequence::{Context, Limits, Progress, Sequence};
+use super::speculation::Speculation;
 use crate::model::{Batch, Gpt2, KvCache, Lease, LogitRows, Logits};
 use crate::tokenizer::Tokenizer;
 
@@ -36,6 +37,7 @@ pub struct Worker {
     pub cache: KvCache,
     pub tokenizer: Option<Tokenizer>,
     pub limits: Limits,
+    pub speculation: Speculation,
 }
 
 impl Worker {
@@ -72,21 +74,19 @@ impl Worker {
         events: &mpsc::Sender<Event>,
     ) -> Result<(), EngineError> {
         let lease = self.cache.lease();
-        let tokenizer = self.tokenizer.as_ref();
-        let mut sequence = Sequence::new(prompt, params, tokenizer, &self.limits, lease);
+        let context = Context {
+            tokenizer: self.tokenizer.as_ref(),
+            limits: &self.limits,
+            speculation: self.speculation,
+        };
+        let mut sequence = Sequence::new(prompt, params, &context, lease);
         // A dropped receiver is a cancelled request, seen at every step.
         while !events.is_closed() {
-            let Some(step) = sequence.next_step() else {
+            let Some(work) = sequence.next_work() else {
                 break;
             };
-            let rows = if step.last {
-                LogitRows::Last
-            } else {
-                LogitRows::None
-            };
-            let tokens = sequence.tokens(&step).to_vec();
-            let mut logits = self.forward(&tokens, &mut sequence.lease, rows)?;
-            if step.last && emit(&mut sequence, &mut logits, events) {
+            let mut logits = self.forward(&work.tokens, &mut sequence.lease, work.rows)?;
+            if emit(&mut sequence, &mut logits, events) == Progress::Over {
                 break;
             }
         }
@@ -136,21 +136,14 @@ impl Worker {
     }
 }
 
-/// Chooses the next token and sends its events; true after the last.
-fn emit(sequence: &mut Sequence, logits: &mut Logits, events: &mpsc::Sender<Event>) -> bool {
-    let (token, finished) = sequence.advance(logits.row_mut(0));
+/// Chooses the next tokens and sends their events.
+fn emit(sequence: &mut Sequence, logits: &mut Logits, events: &mpsc::Sender<Event>) -> Progress {
     // The channel has room for every event of a context, so sending fails
     // only when the receiver is gone.
-    if events.try_send(Event::Token(token)).is_err() {
-        return true;
-    }
-    match finished {
-        Some(finished) => {
-            let _ = events.try_send(finished.into());
-            true
-        }
-        None => false,
-    }
+    sequence.advance(logits, |token, finished| {
+        events.try_send(Event::Token(token)).is_ok()
+            && finished.is_none_or(|finished| events.try_send(finished.into()).is_ok())
+    })
 }
 
 /// Turns a panic into an error, so that one request's bug is not the end of

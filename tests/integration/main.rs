@@ -7,5 +7,6 @@ mod demo;
 mod fixture;
 mod http;
 mod parity;
+mod speculation;
 mod tidy;
 mod tokenizer;
