@@ -2,7 +2,7 @@
 
 use super::PANEL;
 use super::format::{Ahead, Format};
-use super::quantize::{self, BLOCK, BLOCK_WORDS, Half, QUADS, Weights};
+use super::quantize::{self, BLOCK, BLOCK_WORDS, Block, QUADS, Weights};
 use crate::kernels::vector::{LANES, Vector};
 
 /// Bytes of sixteen columns' weights in a block.
@@ -69,17 +69,20 @@ impl Weights for Q4 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn products<V: Vector, const R: usize>(half: Half, sums: &mut [V::Ints; R]) {
+    unsafe fn products<V: Vector, const R: usize>(block: Block, sums: &mut [[V::Ints; 2]; R]) {
         for quad in 0..QUADS / 2 {
-            half.ahead::<V>(quad, QUADS / 2);
+            block.ahead::<V>(2 * quad);
+            block.ahead::<V>(2 * quad + 1);
             // SAFETY: the set and the block are the caller's promise.
             unsafe {
-                let w = V::load_bytes(half.w.add(quad * 4 * LANES));
-                let parts = [V::low_nibbles(w), V::high_nibbles(w)];
-                for (part, w) in parts.into_iter().enumerate() {
-                    let x = half.x.add((quad + part * QUADS / 2) * R);
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        *sum = V::dot_q4(*sum, w, *x.add(r));
+                let w = block.w.add(quad * 4 * LANES);
+                let w = [V::load_bytes(w), V::load_bytes(w.add(HALF))];
+                let low = w.map(|w| V::low_nibbles(w));
+                let high = w.map(|w| V::high_nibbles(w));
+                for (w, quad) in [(low, quad), (high, quad + QUADS / 2)] {
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = *block.x.add(quad * R + r);
+                        *sums = [V::dot_q4(sums[0], w[0], x), V::dot_q4(sums[1], w[1], x)];
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::PANEL;
 use super::format::{Ahead, Format};
-use super::quantize::{self, BLOCK, BLOCK_WORDS, Half, QUADS, Weights};
+use super::quantize::{self, BLOCK, BLOCK_WORDS, Block, QUADS, Weights};
 use crate::kernels::vector::{LANES, Vector};
 
 /// Bytes of sixteen columns' weights in a block.
@@ -63,14 +63,16 @@ impl Weights for Q8 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn products<V: Vector, const R: usize>(half: Half, sums: &mut [V::Ints; R]) {
+    unsafe fn products<V: Vector, const R: usize>(block: Block, sums: &mut [[V::Ints; 2]; R]) {
         for quad in 0..QUADS {
-            half.ahead::<V>(quad, QUADS);
+            block.ahead::<V>(quad);
             // SAFETY: the set and the block are the caller's promise.
             unsafe {
-                let w = V::prepare_q8(V::load_bytes(half.w.add(quad * 4 * LANES)));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = V::dot_q8(*sum, w, *half.x.add(quad * R + r));
+                let w = block.w.add(quad * 4 * LANES);
+                let w = [w, w.add(HALF)].map(|w| V::prepare_q8(V::load_bytes(w)));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let x = *block.x.add(quad * R + r);
+                    *sums = [V::dot_q8(sums[0], w[0], x), V::dot_q8(sums[1], w[1], x)];
                 }
             }
         }

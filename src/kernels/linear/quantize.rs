@@ -55,28 +55,26 @@ pub trait Weights: Format {
     /// Adds the products of a block's raised weights with its inputs.
     ///
     /// # Safety
-    /// The set of `V` must be there, and `half` must be within a block.
-    unsafe fn products<V: Vector, const R: usize>(half: Half, sums: &mut [V::Ints; R]);
+    /// The set of `V` must be there, and `block` must be one.
+    unsafe fn products<V: Vector, const R: usize>(block: Block, sums: &mut [[V::Ints; 2]; R]);
 }
 
-/// Sixteen columns of a block, and the inputs that meet them.
+/// A block of a panel, and the inputs that meet it.
 #[derive(Clone, Copy)]
-pub struct Half {
+pub struct Block {
     /// The inputs' bytes, `[QUADS, rows]` words.
     pub x: *const u32,
-    /// The weights.
+    /// The weights, those of the second half of the columns after the first's.
     pub w: *const u8,
-    block: usize,
-    half: usize,
+    step: usize,
     ahead: Ahead,
 }
 
-impl Half {
-    /// Asks for the part of the coming weights that goes with this `part`.
+impl Block {
+    /// Asks for the part of the coming weights that goes with this quad.
     #[inline(always)]
-    pub fn ahead<V: Vector>(self, part: usize, parts: usize) {
-        let part = self.half * parts + part;
-        self.ahead.fetch::<V>(self.block, part, 2 * parts);
+    pub fn ahead<V: Vector>(self, quad: usize) {
+        self.ahead.fetch::<V>(self.step, quad, QUADS);
     }
 }
 
@@ -95,30 +93,25 @@ pub unsafe fn multiply<V: Vector, W: Weights, const R: usize>(
 ) {
     // A copy, so that the sums stay in registers.
     let mut local = *sums;
-    for block in 0..steps {
+    for step in 0..steps {
         // SAFETY: the set is the caller's promise, and the block lies within
         // what it says is readable.
         unsafe {
-            let (x, w) = (x.add(block * R * BLOCK_WORDS), w.add(block * W::STEP_BYTES));
+            let (x, w) = (x.add(step * R * BLOCK_WORDS), w.add(step * W::STEP_BYTES));
             let (scales_of_x, sums_of_x) = (x.add(QUADS * R).cast::<f32>(), x.add((QUADS + 1) * R));
-            for half in 0..2 {
-                let mut ints = [V::int_splat(0); R];
-                for (r, ints) in ints.iter_mut().enumerate() {
-                    // What raising the weights adds to the products.
-                    *ints = V::int_splat(-W::offset::<V>() * (*sums_of_x.add(r) as i32));
-                }
-                let columns = Half {
-                    x,
-                    w: w.add(half * W::SCALES / 2),
-                    block,
-                    half,
-                    ahead,
-                };
-                W::products::<V, R>(columns, &mut ints);
-                let scales = V::load_f16(w.add(W::SCALES + half * 2 * LANES));
-                for (sum, (r, ints)) in local.iter_mut().zip(ints.into_iter().enumerate()) {
-                    let scale = scales.mul(V::splat(*scales_of_x.add(r)));
-                    sum[half] = sum[half].fma(scale, V::to_f32(ints));
+            let mut ints = [[V::int_splat(0); 2]; R];
+            for (r, ints) in ints.iter_mut().enumerate() {
+                // What raising the weights adds to the products.
+                *ints = [V::int_splat(-W::offset::<V>() * (*sums_of_x.add(r) as i32)); 2];
+            }
+            W::products::<V, R>(Block { x, w, step, ahead }, &mut ints);
+            let scales = w.add(W::SCALES);
+            let scales = [V::load_f16(scales), V::load_f16(scales.add(2 * LANES))];
+            for (r, (sums, ints)) in local.iter_mut().zip(ints).enumerate() {
+                let scale_of_x = V::splat(*scales_of_x.add(r));
+                for half in 0..2 {
+                    let scale = scales[half].mul(scale_of_x);
+                    sums[half] = sums[half].fma(scale, V::to_f32(ints[half]));
                 }
             }
         }
