@@ -248,3 +248,18 @@ nonsense
     assert!(nonsense["error"].is_string());
     assert!(peak["operations_per_second"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn bench_finds_more_bits_more_accurate() {
+    let answer = json(&["bench", "--accuracy", "--json"]);
+    let of = |weights, key| -> f64 {
+        let rows = answer["compared"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["weights"] == weights).unwrap();
+        row[key].as_f64().unwrap()
+    };
+    for key in ["next_token_difference", "vocabulary_difference"] {
+        assert!(0.0 < of("bf16", key) && of("bf16", key) < of("q4", key));
+        assert!(of("q8", key) < of("q4", key));
+    }
+    assert!(of("q8", "top_1_agreement") > 0.9);
+}

@@ -1,5 +1,7 @@
 //! `gpt2 bench`: speed, memory and accuracy, beside what the machine could do.
 
+mod accuracy;
+mod ggml;
 mod machine;
 mod measure;
 mod repl;
@@ -10,6 +12,7 @@ mod table;
 use std::io::Write;
 
 use anyhow::Result;
+use serde::Serialize;
 
 use super::common::ModelArgs;
 use crate::kernels::{Isa, pool};
@@ -35,6 +38,10 @@ pub struct Args {
     /// The end of the input ends it.
     #[arg(long, conflicts_with = "json")]
     repl: bool,
+    /// Compare log probabilities of bf16, q8 and q4 with those of f32, and ours with
+    /// llama.cpp's formulas for weights of 8 and 4 bits
+    #[arg(long, conflicts_with_all = ["repl", "dtype"])]
+    accuracy: bool,
 }
 
 /// Runs the command.
@@ -50,25 +57,31 @@ pub fn run(args: Args) -> Result<()> {
     if args.repl {
         return repl::run(&source, args.model.dtype().unwrap_or_default());
     }
+    if args.accuracy {
+        let report = accuracy::Report::new(&source)?;
+        return if args.json {
+            print_json(&report)
+        } else {
+            Ok(table::write_accuracy(&mut std::io::stdout(), &report)?)
+        };
+    }
     let dtypes = match args.model.dtype() {
         Some(dtype) => vec![dtype],
         None => Dtype::ALL.to_vec(),
     };
-    if args.json {
-        print_json(&source, &dtypes)
-    } else {
-        print_table(&source, &dtypes)
+    if !args.json {
+        return print_table(&source, &dtypes);
     }
-}
-
-fn print_json(source: &Source, dtypes: &[Dtype]) -> Result<()> {
-    let precisions = dtypes.iter().map(|&dtype| Measured::new(source, dtype));
-    let report = Report {
+    let precisions = dtypes.iter().map(|&dtype| Measured::new(&source, dtype));
+    print_json(&Report {
         threads: pool::threads(),
         instruction_set: Isa::current().name(),
         precisions: precisions.collect::<Result<_>>()?,
-    };
-    let report = serde_json::to_string(&report)?;
+    })
+}
+
+fn print_json(report: &impl Serialize) -> Result<()> {
+    let report = serde_json::to_string(report)?;
     Ok(writeln!(std::io::stdout(), "{report}")?)
 }
 

@@ -1,7 +1,8 @@
-//! The report for people.
+//! The reports for people.
 
 use std::io::{Result, Write};
 
+use super::accuracy;
 use super::report::{Around, Decoded, Measured};
 
 /// Bytes, or operations, in a billion.
@@ -35,6 +36,32 @@ pub fn write(out: &mut impl Write, m: &Measured) -> Result<()> {
         let cost = row.milliseconds_per_token;
         let label = format!("decode after {}", row.past_tokens);
         line(out, &label, format_args!("{cost:>9.2} ms/token"))?;
+    }
+    Ok(())
+}
+
+/// What rounding costs, a line for each way to round.
+pub fn write_accuracy(out: &mut impl Write, report: &accuracy::Report) -> Result<()> {
+    let (texts, tokens) = (report.texts, report.tokens);
+    writeln!(
+        out,
+        "{texts} texts of {tokens} tokens, sampled from the f32 model; mean |Δ log probability|\n\
+         of the next token and of the whole vocabulary, and the same likeliest token:\n"
+    )?;
+    let (next, all, same) = ("next token", "vocabulary", "same top");
+    writeln!(
+        out,
+        "{:<18} {:<12} {next:>10} {all:>10} {same:>9}",
+        "weights", "activations"
+    )?;
+    for c in &report.compared {
+        let (next, all) = (c.next_token_difference, c.vocabulary_difference);
+        let (weights, activations) = (c.weights, c.activations);
+        let same = c.top_1_agreement * 100.0;
+        writeln!(
+            out,
+            "{weights:<18} {activations:<12} {next:>10.5} {all:>10.5} {same:>8.2}%"
+        )?;
     }
     Ok(())
 }
