@@ -130,4 +130,9 @@ impl Logits {
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
         &mut self.values[row * self.vocab_size..][..self.vocab_size]
     }
+
+    /// All rows, each for a sampler of its own to work in.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.values.chunks_mut(self.vocab_size)
+    }
 }

@@ -68,6 +68,22 @@ impl Gpt2 {
         Ok(Self { config, weights })
     }
 
+    /// A copy in another precision, the weights of each output of each linear
+    /// layer, `[k]`, changed by `change` on the way: for comparing what rounding
+    /// costs. The token embedding is such a layer, each token an output.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] when the memory cannot be had.
+    pub fn repacked(
+        &self,
+        dtype: Dtype,
+        change: impl Fn(&mut [f32]) + Sync,
+    ) -> Result<Self, ModelError> {
+        let config = self.config.clone();
+        let weights = self.weights.repacked(dtype.precision(), change)?;
+        Ok(Self { config, weights })
+    }
+
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.config

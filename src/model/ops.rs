@@ -108,7 +108,7 @@ fn slice<'a, T: candle_core::WithDType>(
 }
 
 /// Runs `f` on the values of a tensor.
-fn with_values<T: candle_core::WithDType, R>(
+pub(super) fn with_values<T: candle_core::WithDType, R>(
     tensor: &Tensor,
     f: impl FnOnce(&[T]) -> Result<R>,
 ) -> Result<R> {

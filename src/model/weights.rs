@@ -4,7 +4,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::ModelError;
 use super::config::Config;
-use crate::kernels::linear::{PANEL, Precision, aligned_start, pack_panel, packed_len};
+use super::ops;
+use crate::kernels::linear::{
+    PANEL, Precision, aligned_start, pack_panel, packed_len, unpack_column,
+};
 use crate::kernels::pool;
 
 /// The weights of a linear layer.
@@ -84,9 +87,63 @@ impl PackedLinear {
             n,
         })
     }
+
+    /// The same weights packed anew, those of each output, `[k]`, changed on
+    /// the way.
+    fn repacked(
+        &self,
+        precision: Precision,
+        change: &(impl Fn(&mut [f32]) + Sync),
+    ) -> Result<Self, ModelError> {
+        let (k, n) = (self.k, self.n);
+        ops::with_values(&self.weight, |packed| {
+            let fill = |panel: usize, values: &mut [f32]| {
+                let mut weights = vec![0.0; k];
+                for (c, column) in (panel * PANEL..n).take(PANEL).enumerate() {
+                    unpack_column(self.precision, packed, column, &mut weights);
+                    change(&mut weights);
+                    for (w, to) in weights.iter().zip(values[c..].iter_mut().step_by(PANEL)) {
+                        *to = *w;
+                    }
+                }
+                Ok(())
+            };
+            Ok(Self::pack(precision, (k, n), self.bias.clone(), fill))
+        })?
+    }
 }
 
 impl Weights {
+    /// All linear layers [repacked](PackedLinear::repacked).
+    pub(super) fn repacked(
+        &self,
+        precision: Precision,
+        change: impl Fn(&mut [f32]) + Sync,
+    ) -> Result<Self, ModelError> {
+        let again = |layer: &PackedLinear| layer.repacked(precision, &change);
+        let block = |block: &BlockWeights| {
+            Ok(BlockWeights {
+                ln_1: block.ln_1.clone(),
+                c_attn: again(&block.c_attn)?,
+                attn_c_proj: again(&block.attn_c_proj)?,
+                ln_2: block.ln_2.clone(),
+                c_fc: again(&block.c_fc)?,
+                mlp_c_proj: again(&block.mlp_c_proj)?,
+            })
+        };
+        Ok(Self {
+            wte: again(&self.wte)?,
+            wpe: self.wpe.clone(),
+            blocks: self
+                .blocks
+                .iter()
+                .map(block)
+                .collect::<Result<_, ModelError>>()?,
+            ln_f: self.ln_f.clone(),
+            lm_head: self.lm_head.as_ref().map(again).transpose()?,
+        })
+    }
+
     /// Random weights of the right shapes, for measuring speed: normal-like
     /// with deviation 0.02, as GPT-2 is initialised.
     pub(super) fn random(

@@ -201,9 +201,65 @@ fn wrong_use_is_2_and_failure_is_1() {
 
 #[test]
 fn bench_reports_its_figures() {
-    let answer = json(&["bench", "--json"]);
-    for row in answer["decode"].as_array().unwrap() {
-        assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0);
+    let answer = json(&["bench", "--dtype", "q8", "--json"]);
+    let [measured] = &answer["precisions"].as_array().unwrap()[..] else {
+        panic!("not one precision: {answer}");
+    };
+    assert_eq!(measured["dtype"], "q8");
+    assert!(measured["load_seconds"].as_f64().unwrap() > 0.0);
+    let batches: Vec<_> = measured["decode"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .inspect(|row| assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0))
+        .map(|row| row["batch"].as_u64().unwrap())
+        .collect();
+    assert_eq!(batches, [1, 8, 32]);
+    let around = &measured["read_bandwidth_bytes_per_second"];
+    assert!(around["before"].as_f64().unwrap() > 0.0);
+    let share = measured["prefill"][0]["share_of_peak"].as_f64().unwrap();
+    assert!(share > 0.0 && share < 1.0, "{share}");
+}
+
+#[test]
+fn bench_answers_line_by_line() {
+    let asked = r#"{"case": "decode", "batch": 2, "prompt": 8, "tokens": 4}
+{"case": "prefill", "tokens": 16}
+{"case": "prefill", "tokens": 100000}
+nonsense
+{"case": "peak"}
+"#;
+    let output = gpt2_with_input(&["bench", "--dtype", "f32", "--repl"], asked);
+    let answers: Vec<Value> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [ready, decode, prefill, too_long, nonsense, peak] = &answers[..] else {
+        panic!("not one answer each: {answers:?}");
+    };
+    assert_eq!(ready["ready"], true);
+    assert!(ready["packed_bytes"].as_u64().unwrap() > 0);
+    for (answer, tokens) in [(decode, 8.0), (prefill, 16.0)] {
+        let (seconds, rate) = (&answer["seconds"], &answer["tokens_per_second"]);
+        let found = seconds.as_f64().unwrap() * rate.as_f64().unwrap();
+        assert!((found - tokens).abs() < 1e-6, "{answer}");
     }
-    assert!(answer["read_bandwidth_bytes_per_second"].as_f64().unwrap() > 0.0);
+    assert!(too_long["error"].as_str().unwrap().contains("256"));
+    assert!(nonsense["error"].is_string());
+    assert!(peak["operations_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn bench_finds_more_bits_more_accurate() {
+    let answer = json(&["bench", "--accuracy", "--json"]);
+    let of = |weights, key| -> f64 {
+        let rows = answer["compared"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["weights"] == weights).unwrap();
+        row[key].as_f64().unwrap()
+    };
+    for key in ["next_token_difference", "vocabulary_difference"] {
+        assert!(0.0 < of("bf16", key) && of("bf16", key) < of("q4", key));
+        assert!(of("q8", key) < of("q4", key));
+    }
+    assert!(of("q8", "top_1_agreement") > 0.9);
 }

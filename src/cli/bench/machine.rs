@@ -46,10 +46,25 @@ fn best(mut work: impl FnMut() -> f64) -> f64 {
         .fold(0.0, f64::max)
 }
 
+/// Forgets the peak so far, so that what is read later is the peak from now
+/// on; false where the system can't.
+pub fn reset_peak_memory() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
 /// The process's peak resident memory in bytes, where the system tells it.
 pub fn peak_memory() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// The process's resident memory in bytes, where the system tells it.
+pub fn resident_memory() -> Option<u64> {
+    status("VmRSS:")
+}
+
+fn status(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix(field))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
 }

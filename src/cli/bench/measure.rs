@@ -1,97 +1,199 @@
-//! Prefill and decode rates of a model, without engine or server.
+//! Seconds that a model takes, without engine or server.
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use serde::Deserialize;
 
-use crate::model::{Batch, Gpt2, KvCache, LogitRows};
+use crate::engine::{Sampler, SamplingOptions, SamplingParams, Strategy};
+use crate::kernels::pool;
+use crate::model::{Batch, Gpt2, KvCache, Lease, LogitRows, Logits};
 
-/// Runs of a measurement, of which the median counts.
+/// Runs of a measurement at most, of which the median counts.
 const RUNS: usize = 5;
-/// Tokens that a decode run generates per sequence.
-const DECODED: usize = 16;
+/// Seconds after which no further run starts.
+const ENOUGH_SECONDS: f64 = 6.0;
+/// More sequences than anyone serves from a processor; their cache must fit.
+const MOST_SEQUENCES: usize = 256;
+/// What is kept when sampling: a usual value.
+const TOP_P: f64 = 0.9;
 
-/// A model to measure.
-pub struct Bench {
-    model: Gpt2,
+/// Sequences that grow together, each from a prompt of its own.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Decode {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each that are in the cache before.
+    pub prompt: usize,
+    /// Steps: tokens that each gains.
+    pub tokens: usize,
 }
 
-impl Bench {
-    pub fn new(model: Gpt2) -> Self {
-        Self { model }
-    }
+/// Where the next tokens come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Next {
+    /// They are given: the model alone is measured.
+    Given,
+    /// Each sequence samples its own with top-p, all threads sharing the rows.
+    TopP,
+}
 
-    pub fn n_positions(&self) -> usize {
-        self.model.config().n_positions
-    }
+/// Seconds of one prompt of `tokens` tokens to the logits of its last.
+pub fn prefill_once(model: &Gpt2, tokens: usize) -> Result<f64> {
+    let context = model.config().n_positions;
+    ensure!(
+        (1..=context).contains(&tokens),
+        "tokens: {tokens} is not from 1 to the context's {context}"
+    );
+    let mut cache = KvCache::new(model.config(), tokens)?;
+    let mut lease = cache.lease();
+    lease.grow(tokens)?;
+    let mut batch = Batch::new();
+    batch.push(&some_ids(model, tokens), &lease, LogitRows::Last)?;
+    let started = Instant::now();
+    model.forward(&batch, &mut cache)?;
+    Ok(started.elapsed().as_secs_f64())
+}
 
-    pub fn packed_bytes(&self) -> usize {
-        self.model.packed_bytes()
-    }
+/// Median seconds of a prefill.
+pub fn prefill(model: &Gpt2, tokens: usize) -> Result<f64> {
+    // The first one finds memory and caches cold.
+    prefill_once(model, tokens)?;
+    median(|| prefill_once(model, tokens))
+}
 
-    /// Operations of the linear layers for one prompt token, without the head.
-    pub fn flops_per_token(&self) -> f64 {
-        let c = self.model.config();
-        let block = 4 * c.n_embd * c.n_embd + 2 * c.n_embd * c.n_inner;
-        2.0 * (c.n_layer * block) as f64
-    }
+/// Seconds of all steps, the prompts left out.
+pub fn decode_once(model: &Gpt2, decode: Decode) -> Result<f64> {
+    Sequences::new(model, decode)?.run(Next::Given)
+}
 
-    /// Tokens per second of one prompt, its last row's logits included.
-    pub fn prefill(&self, tokens: usize) -> Result<f64> {
-        let ids = self.ids(tokens);
-        let mut cache = KvCache::new(self.model.config(), tokens)?;
-        let mut runs = Vec::new();
-        for _ in 0..=RUNS {
-            let mut lease = cache.lease();
-            lease.grow(tokens)?;
-            let mut batch = Batch::new();
-            batch.push(&ids, &lease, LogitRows::Last)?;
-            let started = Instant::now();
-            self.model.forward(&batch, &mut cache)?;
-            runs.push(tokens as f64 / started.elapsed().as_secs_f64());
-        }
-        Ok(median(runs))
-    }
+/// Median seconds of all steps, the prompts left out.
+pub fn decode(model: &Gpt2, decode: Decode, next: Next) -> Result<f64> {
+    let mut sequences = Sequences::new(model, decode)?;
+    median(|| sequences.run(next))
+}
 
-    /// Tokens per second of `sequences` together, each after `past` tokens.
-    pub fn decode(&self, sequences: usize, past: usize) -> Result<f64> {
-        let config = self.model.config();
-        let room = (past + DECODED).div_ceil(KvCache::BLOCK) * KvCache::BLOCK;
-        let mut cache = KvCache::new(config, sequences * room)?;
-        let mut leases: Vec<_> = (0..sequences).map(|_| cache.lease()).collect();
+/// Sequences whose prompts are in the cache.
+struct Sequences<'a> {
+    model: &'a Gpt2,
+    decode: Decode,
+    cache: KvCache,
+    leases: Vec<Lease>,
+}
+
+impl<'a> Sequences<'a> {
+    fn new(model: &'a Gpt2, decode: Decode) -> Result<Self> {
+        check(model, decode)?;
+        let Decode { batch, prompt, .. } = decode;
+        let room = (prompt + decode.tokens).next_multiple_of(KvCache::BLOCK);
+        let mut cache = KvCache::new(model.config(), batch * room)?;
+        let mut leases: Vec<_> = (0..batch).map(|_| cache.lease()).collect();
+        let ids = some_ids(model, prompt);
         for lease in &mut leases {
-            lease.grow(past)?;
+            lease.grow(prompt)?;
             let mut batch = Batch::new();
-            batch.push(&self.ids(past), lease, LogitRows::None)?;
-            self.model.forward(&batch, &mut cache)?;
-            lease.commit(past);
+            batch.push(&ids, lease, LogitRows::None)?;
+            model.forward(&batch, &mut cache)?;
+            lease.commit(prompt);
         }
-        let mut runs = Vec::new();
-        for _ in 0..RUNS {
-            let started = Instant::now();
-            for step in 0..DECODED {
-                let mut batch = Batch::new();
-                for lease in &mut leases {
-                    lease.grow(1)?;
-                    batch.push(&self.ids(step + 1)[step..], lease, LogitRows::Last)?;
-                }
-                self.model.forward(&batch, &mut cache)?;
-                leases.iter_mut().for_each(|lease| lease.commit(1));
-            }
-            runs.push((sequences * DECODED) as f64 / started.elapsed().as_secs_f64());
-            leases.iter_mut().for_each(|lease| lease.truncate(past));
-        }
-        Ok(median(runs))
+        Ok(Self {
+            model,
+            decode,
+            cache,
+            leases,
+        })
     }
 
-    /// Some token ids; which doesn't matter for speed.
-    fn ids(&self, count: usize) -> Vec<u32> {
-        let vocab = self.model.config().vocab_size;
-        (0..count).map(|i| (i * 7919 % vocab) as u32).collect()
+    /// Seconds of all steps; the sequences are then as they were.
+    fn run(&mut self, next: Next) -> Result<f64> {
+        let mut ids = vec![1; self.decode.batch];
+        let mut samplers = match next {
+            Next::Given => Vec::new(),
+            Next::TopP => samplers(self.decode.batch)?,
+        };
+        let started = Instant::now();
+        for _ in 0..self.decode.tokens {
+            let mut logits = self.step(&ids)?;
+            if let Next::TopP = next {
+                ids = choose(&mut samplers, &mut logits);
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let prompt = self.decode.prompt;
+        self.leases
+            .iter_mut()
+            .for_each(|lease| lease.truncate(prompt));
+        Ok(seconds)
+    }
+
+    fn step(&mut self, ids: &[u32]) -> Result<Logits> {
+        let mut batch = Batch::new();
+        for (lease, id) in self.leases.iter_mut().zip(ids) {
+            lease.grow(1)?;
+            batch.push(&[*id], lease, LogitRows::Last)?;
+        }
+        let logits = self.model.forward(&batch, &mut self.cache)?;
+        self.leases.iter_mut().for_each(|lease| lease.commit(1));
+        Ok(logits)
     }
 }
 
-fn median(mut runs: Vec<f64>) -> f64 {
+fn check(model: &Gpt2, decode: Decode) -> Result<()> {
+    let context = model.config().n_positions;
+    let Decode {
+        batch,
+        prompt,
+        tokens,
+    } = decode;
+    ensure!(
+        (1..=MOST_SEQUENCES).contains(&batch),
+        "batch: {batch} is not from 1 to {MOST_SEQUENCES}"
+    );
+    ensure!(prompt > 0 && tokens > 0, "prompt and tokens: at least 1");
+    ensure!(
+        prompt.saturating_add(tokens) <= context,
+        "prompt and tokens: {prompt} and {tokens} are more than the context's {context}"
+    );
+    Ok(())
+}
+
+fn samplers(count: usize) -> Result<Vec<Sampler>> {
+    let sampler = |seed| {
+        let params = SamplingParams::new(SamplingOptions {
+            strategy: Strategy::TopP,
+            top_p: Some(TOP_P),
+            seed: Some(seed),
+            ..SamplingOptions::default()
+        })?;
+        Ok(Sampler::new(params, &[]))
+    };
+    (0..count as u64).map(sampler).collect()
+}
+
+/// The next token of each row, by its own sampler.
+fn choose(samplers: &mut [Sampler], logits: &mut Logits) -> Vec<u32> {
+    let rows = samplers.iter_mut().zip(logits.rows_mut());
+    let mut rows: Vec<_> = rows.map(|(sampler, row)| (sampler, row, 0)).collect();
+    pool::for_each_chunk(&mut rows, 1, |_, rows| {
+        for (sampler, row, id) in rows {
+            *id = sampler.choose(row, &[]).id;
+        }
+    });
+    rows.into_iter().map(|(_, _, id)| id).collect()
+}
+
+/// Some token ids; which doesn't matter for speed.
+fn some_ids(model: &Gpt2, count: usize) -> Vec<u32> {
+    let vocab = model.config().vocab_size;
+    (0..count).map(|i| (i * 7919 % vocab) as u32).collect()
+}
+
+fn median(mut work: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let started = Instant::now();
+    let mut runs = vec![work()?];
+    while runs.len() < RUNS && started.elapsed().as_secs_f64() < ENOUGH_SECONDS {
+        runs.push(work()?);
+    }
     runs.sort_unstable_by(f64::total_cmp);
-    runs[runs.len() / 2]
+    Ok(runs[runs.len() / 2])
 }
