@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 
 use super::Usage;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineBuilder, Speculation};
 use crate::hub;
 use crate::model::{Dtype, ModelFiles};
 
@@ -45,19 +45,19 @@ impl ModelArgs {
 
     /// Loads the model and starts an engine on it.
     pub fn engine(&self) -> Result<Engine> {
-        self.engine_of(self.files()?)
+        Ok(self.builder(self.files()?).build()?)
     }
 
-    /// Starts an engine on these files.
-    pub fn engine_of(&self, files: ModelFiles) -> Result<Engine> {
+    /// An engine to be built on these files.
+    fn builder(&self, files: ModelFiles) -> EngineBuilder {
         let Device::Cpu = self.device;
-        let mut builder = Engine::builder()
+        let builder = Engine::builder()
             .model(files)
             .dtype(self.dtype.unwrap_or_default());
-        if let Some(threads) = self.threads() {
-            builder = builder.threads(threads);
+        match self.threads() {
+            Some(threads) => builder.threads(threads),
+            None => builder,
         }
-        Ok(builder.build()?)
     }
 
     /// The precision asked for.
@@ -68,6 +68,38 @@ impl ModelArgs {
     /// The number of threads asked for.
     pub fn threads(&self) -> Option<usize> {
         self.threads.map(usize::from)
+    }
+}
+
+/// Arguments that every command that generates takes.
+#[derive(Debug, clap::Args)]
+pub struct GenerationArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How tokens are guessed ahead, which saves time and changes no answer: prompt-lookup
+    /// (copied from earlier in the text) or off
+    #[arg(long, default_value = "prompt-lookup", value_parser = parse_speculation)]
+    speculation: Speculation,
+}
+
+impl GenerationArgs {
+    /// Loads the model and starts an engine on it.
+    pub fn engine(&self) -> Result<Engine> {
+        self.engine_of(self.model.files()?)
+    }
+
+    /// Starts an engine on these files.
+    pub fn engine_of(&self, files: ModelFiles) -> Result<Engine> {
+        let builder = self.model.builder(files).speculation(self.speculation);
+        Ok(builder.build()?)
+    }
+}
+
+fn parse_speculation(name: &str) -> Result<Speculation, String> {
+    match name {
+        "prompt-lookup" => Ok(Speculation::PromptLookup),
+        "off" => Ok(Speculation::Off),
+        _ => Err("expected prompt-lookup or off".to_owned()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde_json::json;
 
-use super::common::{Ids, ModelArgs, text_or_stdin};
+use super::common::{GenerationArgs, Ids, text_or_stdin};
 use crate::engine::{Engine, Event, Finished, Request, SamplingOptions, SamplingParams, Strategy};
 
 #[derive(Debug, clap::Args)]
@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "prompt")]
     ids: Option<Ids>,
     #[command(flatten)]
-    model: ModelArgs,
+    generation: GenerationArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Print one JSON object when done instead of text as it comes
@@ -91,7 +91,7 @@ fn parse_strategy(name: &str) -> Result<Strategy, String> {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let params = args.sampling.resolve()?;
-    let engine = args.model.engine()?;
+    let engine = args.generation.engine()?;
     let prompt = Prompt::resolve(&engine, args.prompt, args.ids)?;
     let mut out = std::io::stdout().lock();
     if !args.json {

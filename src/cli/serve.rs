@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::common::ModelArgs;
+use super::common::GenerationArgs;
 use crate::server::{AppState, serve};
 
 #[derive(Debug, clap::Args)]
@@ -16,15 +16,15 @@ pub struct Args {
     #[arg(long, default_value_t = 3000)]
     port: u16,
     #[command(flatten)]
-    model: ModelArgs,
+    generation: GenerationArgs,
 }
 
 /// Runs the command until SIGINT or SIGTERM.
 pub fn run(args: Args) -> Result<()> {
-    if args.model.is_default() {
+    if args.generation.model.is_default() {
         tracing::warn!("serving the demo model, which tells small stories; --model names another");
     }
-    let files = args.model.files()?;
+    let files = args.generation.model.files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -37,7 +37,7 @@ pub fn run(args: Args) -> Result<()> {
         let state = AppState::loading(&*files.name);
         let loading = state.clone();
         // It listens at once and answers 503 until the model is there.
-        let load = tokio::task::spawn_blocking(move || match args.model.engine_of(files) {
+        let load = tokio::task::spawn_blocking(move || match args.generation.engine_of(files) {
             Ok(engine) => {
                 tracing::info!("{} is loaded", engine.model_name());
                 loading.set_engine(engine);
