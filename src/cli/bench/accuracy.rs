@@ -10,9 +10,7 @@ use crate::kernels::pool;
 use crate::kernels::softmax::log_sum_exp;
 use crate::model::{Batch, Dtype, Gpt2, KvCache, LogitRows, Logits};
 
-/// Texts that are compared.
-const TEXTS: usize = 4;
-/// Their tokens, as far as the context goes.
+/// Tokens of each text, as far as the context goes.
 const TOKENS: usize = 128;
 
 /// What `--accuracy --json` prints: the fields are the keys.
@@ -44,12 +42,12 @@ pub struct Compared {
 
 impl Report {
     /// Loads, writes the texts and compares.
-    pub fn new(source: &Source) -> Result<Self> {
+    pub fn new(source: &Source, texts: u16) -> Result<Self> {
         let model = source.load(Dtype::F32)?;
-        let reference = Reference::new(&model)?;
+        let reference = Reference::new(&model, texts)?;
         let compare = |variant: Variant| reference.compare(variant, &variant.of(&model)?);
         Ok(Self {
-            texts: TEXTS,
+            texts: reference.texts.len(),
             tokens: reference.texts[0].len(),
             compared: VARIANTS.into_iter().map(compare).collect::<Result<_>>()?,
         })
@@ -118,8 +116,8 @@ struct Reference {
 }
 
 impl Reference {
-    fn new(model: &Gpt2) -> Result<Self> {
-        let texts = texts(model)?;
+    fn new(model: &Gpt2, count: u16) -> Result<Self> {
+        let texts = texts(model, count)?;
         let logits = texts.iter().map(|text| logits_of(model, text));
         Ok(Self {
             logits: logits.collect::<Result<_>>()?,
@@ -186,7 +184,7 @@ fn likeliest(logits: &[f32]) -> Option<usize> {
 }
 
 /// What the model itself writes: text on which its precision matters.
-fn texts(model: &Gpt2) -> Result<Vec<Vec<u32>>> {
+fn texts(model: &Gpt2, count: u16) -> Result<Vec<Vec<u32>>> {
     let config = model.config();
     let tokens = TOKENS.min(config.n_positions);
     let in_vocabulary = |id: &u32| (*id as usize) < config.vocab_size;
@@ -213,7 +211,7 @@ fn texts(model: &Gpt2) -> Result<Vec<Vec<u32>>> {
         }
         Ok(text)
     };
-    (0..TEXTS as u64).map(write).collect()
+    (0..count.into()).map(write).collect()
 }
 
 /// `[tokens, vocab]`

@@ -42,6 +42,10 @@ pub struct Args {
     /// llama.cpp's formulas for weights of 8 and 4 bits
     #[arg(long, conflicts_with_all = ["repl", "dtype"])]
     accuracy: bool,
+    /// Texts on which they are compared; a few can't tell close ones apart
+    #[arg(long, default_value_t = 4, requires = "accuracy")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    texts: u16,
 }
 
 /// Runs the command.
@@ -58,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
         return repl::run(&source, args.model.dtype().unwrap_or_default());
     }
     if args.accuracy {
-        let report = accuracy::Report::new(&source)?;
+        let report = accuracy::Report::new(&source, args.texts)?;
         return if args.json {
             print_json(&report)
         } else {
