@@ -18,6 +18,7 @@ pub mod limits;
 pub mod linear;
 pub mod memory;
 pub mod pool;
+pub mod select;
 pub mod softmax;
 pub mod vector;
 

@@ -7,8 +7,13 @@ use std::collections::{HashMap, HashSet};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::params::{Choice, Filters, SamplingParams};
-use crate::kernels::softmax;
+use super::params::{Choice, SamplingParams};
+use crate::kernels::{select, softmax};
+use candidates::{Candidates, keeps_top_k};
+
+mod candidates;
+#[cfg(test)]
+mod plain;
 
 /// The sampler of one request. Its draws come from the request's own seed.
 #[derive(Debug)]
@@ -22,7 +27,10 @@ pub struct Sampler {
     generated: usize,
     /// Columns of the logits that have a token.
     sampled: usize,
-    scratch: Vec<f32>,
+    candidates: Candidates,
+    /// Logits that were changed, with what they were; the first entry of a
+    /// token is the model's.
+    changed: Vec<(u32, f32)>,
 }
 
 /// A chosen token.
@@ -51,7 +59,8 @@ impl Sampler {
             counts: HashMap::new(),
             generated: 0,
             sampled: usize::MAX,
-            scratch: Vec::new(),
+            candidates: Candidates::default(),
+            changed: Vec::new(),
             params,
         }
     }
@@ -66,27 +75,37 @@ impl Sampler {
     /// Chooses the next token from `logits [vocab]`, which are worked in.
     /// `eos` are the tokens that `min_tokens` holds back.
     pub fn choose(&mut self, logits: &mut [f32], eos: &[u32]) -> Chosen {
-        let log_total = softmax::log_sum_exp(logits);
-        self.scratch.clear();
-        self.scratch.extend_from_slice(logits);
-        if let Some(padding) = logits.get_mut(self.sampled..) {
-            padding.fill(f32::NEG_INFINITY);
-        }
-        self.penalise(logits, eos);
+        let columns = self.sampled.min(logits.len());
+        let (row, padding) = logits.split_at_mut(columns);
+        let highest = softmax::max(row);
+        let shift = highest.max(softmax::max(padding));
+        // The exponentials of the log probability are the draw's weights too,
+        // if nothing comes between.
+        let direct = highest == shift && self.draws_directly(columns);
+        let total = if direct {
+            self.candidates.weigh_all(row, shift)
+        } else {
+            softmax::exp_total(row, shift)
+        };
+        let log_total = softmax::log_total(shift, total + softmax::exp_total(padding, shift));
+        self.penalise(row, eos);
         let id = match self.params.choice {
-            Choice::Greedy => argmax(logits),
+            Choice::Greedy if self.changed.is_empty() => first(row, highest),
+            Choice::Greedy => first(row, softmax::max(row)),
             Choice::Sample { filters, .. } => {
-                filter(logits, &filters);
-                draw(logits, self.rng.random())
+                if !direct {
+                    self.candidates.weigh_filtered(row, &filters);
+                }
+                self.candidates.cut(&filters);
+                let drawn = self.candidates.draw(self.rng.random());
+                drawn.unwrap_or_else(|| first(row, highest))
             }
         };
+        let logprob = self.model_logit(row, id) - log_total;
         self.seen.insert(id);
         *self.counts.entry(id).or_default() += 1;
         self.generated += 1;
-        Chosen {
-            id,
-            logprob: self.scratch[id as usize] - log_total,
-        }
+        Chosen { id, logprob }
     }
 
     /// Tokens chosen so far.
@@ -94,186 +113,101 @@ impl Sampler {
         self.generated
     }
 
-    fn penalise(&self, logits: &mut [f32], eos: &[u32]) {
+    /// Whether tokens are drawn from the model's own distribution, with no
+    /// bias, penalty or temperature, and not from some of its logits only.
+    fn draws_directly(&self, columns: usize) -> bool {
         let params = &self.params;
-        for &(id, bias) in &params.logit_bias {
-            if let Some(logit) = logits.get_mut(id as usize) {
-                *logit += bias;
+        let unchanged = params.logit_bias.is_empty()
+            && self.generated >= params.min_tokens
+            && params.repetition_penalty == 1.0
+            && params.presence_penalty == 0.0
+            && params.frequency_penalty == 0.0;
+        match params.choice {
+            Choice::Greedy => false,
+            Choice::Sample { filters, .. } => {
+                unchanged && filters.temperature == 1.0 && !keeps_top_k(&filters, columns)
             }
+        }
+    }
+
+    /// A token's logit before it was changed.
+    fn model_logit(&self, row: &[f32], id: u32) -> f32 {
+        let before = self.changed.iter().find(|(changed, _)| *changed == id);
+        before.map_or(row[id as usize], |(_, logit)| *logit)
+    }
+
+    /// Bias, min-tokens and the penalties.
+    fn penalise(&mut self, row: &mut [f32], eos: &[u32]) {
+        let params = &self.params;
+        self.changed.clear();
+        let mut row = Changing {
+            row,
+            changed: &mut self.changed,
+        };
+        for &(id, bias) in &params.logit_bias {
+            row.change(id, |logit| logit + bias);
         }
         if self.generated < params.min_tokens {
             for &id in eos {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = f32::NEG_INFINITY;
-                }
+                row.change(id, |_| f32::NEG_INFINITY);
             }
         }
-        if params.repetition_penalty != 1.0 {
+        let penalty = params.repetition_penalty;
+        if penalty != 1.0 {
             for &id in &self.seen {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    let penalty = params.repetition_penalty;
-                    *logit = if *logit < 0.0 {
-                        *logit * penalty
+                row.change(id, |logit| {
+                    if logit < 0.0 {
+                        logit * penalty
                     } else {
-                        *logit / penalty
-                    };
-                }
+                        logit / penalty
+                    }
+                });
             }
         }
         if params.presence_penalty != 0.0 || params.frequency_penalty != 0.0 {
             for (&id, &count) in &self.counts {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit -= params.presence_penalty + params.frequency_penalty * count as f32;
-                }
+                let penalty = params.presence_penalty + params.frequency_penalty * count as f32;
+                row.change(id, |logit| logit - penalty);
             }
         }
     }
 }
 
-/// The first of the largest values.
-fn argmax(logits: &[f32]) -> u32 {
-    let highest = softmax::max(logits);
-    logits.iter().position(|&l| l == highest).unwrap_or(0) as u32
+/// A row of which few logits change, and those as they were.
+struct Changing<'a> {
+    row: &'a mut [f32],
+    changed: &'a mut Vec<(u32, f32)>,
 }
 
-/// Temperature, top-k, top-p and min-p: what is dropped becomes −∞.
-fn filter(logits: &mut [f32], filters: &Filters) {
-    if filters.temperature != 1.0 {
-        for logit in logits.iter_mut() {
-            *logit /= filters.temperature;
+impl Changing<'_> {
+    /// Replaces a token's logit, if it has one.
+    fn change(&mut self, id: u32, new: impl Fn(f32) -> f32) {
+        if let Some(logit) = self.row.get_mut(id as usize) {
+            self.changed.push((id, *logit));
+            *logit = new(*logit);
         }
     }
-    if (1..logits.len()).contains(&filters.top_k) {
-        let threshold = kth_largest(logits, filters.top_k);
-        keep(logits, |l| l >= threshold);
-    }
-    if filters.top_p < 1.0 {
-        top_p(logits, filters.top_p);
-    }
-    if filters.min_p > 0.0 {
-        let threshold = softmax::max(logits) + filters.min_p.ln();
-        keep(logits, |l| l >= threshold);
-    }
 }
 
-fn keep(logits: &mut [f32], wanted: impl Fn(f32) -> bool) {
-    for logit in logits {
-        *logit = if wanted(*logit) {
-            *logit
-        } else {
-            f32::NEG_INFINITY
-        };
-    }
-}
-
-/// The `k`-th largest value, 1 ≤ k ≤ len.
-///
-/// The k-th largest of the maxima of short runs is a lower bound for it, and
-/// few values reach that bound: only those are partitioned.
-fn kth_largest(values: &[f32], k: usize) -> f32 {
-    let run = (values.len() / (4 * k)).clamp(1, 64);
-    let mut maxima: Vec<f32> = values.chunks(run).map(softmax::max).collect();
-    let descending = |a: &f32, b: &f32| b.total_cmp(a);
-    let bound = if maxima.len() < k {
-        f32::NEG_INFINITY
-    } else {
-        *maxima.select_nth_unstable_by(k - 1, descending).1
-    };
-    let mut candidates: Vec<f32> = values.iter().copied().filter(|&v| v >= bound).collect();
-    *candidates.select_nth_unstable_by(k - 1, descending).1
-}
-
-/// Keeps the most likely tokens up to and including the one with which their
-/// probability reaches `p`; never fewer than one.
-///
-/// Probabilities are summed by ranges of logits first, so that only the range
-/// in which the sum crosses `p` has to be sorted.
-fn top_p(logits: &mut [f32], p: f32) {
-    const RANGES: usize = 256;
-    const PER_UNIT: f32 = 8.0;
-    let highest = softmax::max(logits);
-    let last = (RANGES - 1) as f32;
-    // A cast saturates, so that −∞ falls into the last range.
-    let ranges: Vec<u8> = logits
-        .iter()
-        .map(|l| ((highest - l) * PER_UNIT).min(last) as u8)
-        .collect();
-    let mut probabilities = logits.to_vec();
-    softmax::exp_sum(&mut probabilities, highest);
-    let mut sums = [0.0f64; RANGES];
-    for (&range, &e) in ranges.iter().zip(&probabilities) {
-        sums[usize::from(range)] += f64::from(e);
-    }
-    // The total of the same sums: another order of adding could leave it, and
-    // with it a limit near it, out of their reach.
-    let limit = f64::from(p) * sums.iter().sum::<f64>();
-    let mut before = 0.0;
-    let mut crossing = 0;
-    while crossing + 1 < RANGES && before + sums[crossing] < limit {
-        before += sums[crossing];
-        crossing += 1;
-    }
-    let mut inside: Vec<(f32, f32)> = ranges
-        .iter()
-        .enumerate()
-        .filter(|(i, range)| usize::from(**range) == crossing && probabilities[*i] > 0.0)
-        .map(|(i, _)| (logits[i], probabilities[i]))
-        .collect();
-    inside.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-    // Sums in another order may miss the limit by a rounding: then the whole
-    // range counts.
-    let mut threshold = highest - crossing as f32 / PER_UNIT;
-    for (logit, e) in inside {
-        if before >= limit {
-            break;
-        }
-        threshold = logit;
-        before += f64::from(e);
-    }
-    keep(logits, |l| l >= threshold);
-}
-
-/// Inverse of the cumulative distribution, in the order of ids, at `u` in
-/// [0, 1).
-fn draw(logits: &mut [f32], u: f64) -> u32 {
-    const RUN: usize = 64;
-    let highest = softmax::max(logits);
-    softmax::exp_sum(logits, highest);
-    let sums: Vec<f64> = logits
-        .chunks(RUN)
-        .map(|run| f64::from(softmax::total(run)))
-        .collect();
-    let mut left = u * sums.iter().sum::<f64>();
-    let mut last = 0;
-    for (i, (run, sum)) in logits.chunks(RUN).zip(sums).enumerate() {
-        if left >= sum {
-            left -= sum;
-            continue;
-        }
-        for (j, &e) in run.iter().enumerate().filter(|(_, e)| **e > 0.0) {
-            last = i * RUN + j;
-            left -= f64::from(e);
-            if left < 0.0 {
-                return last as u32;
-            }
-        }
-    }
-    // Rounding left a crumb: the last possible token takes it.
-    let end = logits.iter().rposition(|&e| e > 0.0);
-    end.unwrap_or(last) as u32
+/// The first of the largest values, `highest`; 0 if there is none.
+fn first(row: &[f32], highest: f32) -> u32 {
+    select::position(row, highest).unwrap_or(0) as u32
 }
 
 /// The processed scores, as transformers' processors return them; for tests
 /// that compare the two.
 #[doc(hidden)]
 pub fn processed_scores(params: SamplingParams, prompt: &[u32], logits: &[f32]) -> Vec<f32> {
-    let mut scores = logits.to_vec();
+    let mut row = logits.to_vec();
     let choice = params.choice;
-    Sampler::new(params, prompt).penalise(&mut scores, &[]);
-    if let Choice::Sample { filters, .. } = choice {
-        filter(&mut scores, &filters);
-    }
-    scores
+    let mut sampler = Sampler::new(params, prompt);
+    sampler.penalise(&mut row, &[]);
+    let Choice::Sample { filters, .. } = choice else {
+        return row;
+    };
+    sampler.candidates.weigh_filtered(&row, &filters);
+    sampler.candidates.cut(&filters);
+    sampler.candidates.scores(&row)
 }
 
 #[cfg(test)]
@@ -363,46 +297,38 @@ mod tests {
         let expected = greedy
             .sample(&Tensor::new(&*logits, &Device::Cpu).unwrap())
             .unwrap();
-        assert_eq!(argmax(&logits), expected);
+        assert_eq!(first(&logits, softmax::max(&logits)), expected);
     }
 
     #[test]
-    fn kth_largest_is_that_of_a_sort() {
-        for n in [1, 2, 63, 64, 65, 1000, 50_257] {
-            let values = noise(n, n as u64);
-            let mut sorted = values.clone();
-            sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-            for k in [1, 2, 50, n / 2, n]
-                .into_iter()
-                .filter(|k| (1..=n).contains(k))
-            {
-                assert_eq!(kth_largest(&values, k), sorted[k - 1], "{k} of {n}");
+    fn changed_logits_leave_the_logprob_alone() {
+        let params = sampled(|o| {
+            o.logit_bias = vec![(1, 100.0), (1, -1.0)];
+            o.repetition_penalty = Some(1.5);
+            o.temperature = Some(0.5);
+        });
+        let chosen = Sampler::new(params, &[1]).choose(&mut [1.0, 2.0, 3.0], &[]);
+        let total: f32 = [1.0f32, 2.0, 3.0].iter().map(|l| l.exp()).sum();
+        assert_eq!(chosen.id, 1);
+        assert!((chosen.logprob - (2.0 - total.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rows_without_a_finite_logit_do_no_harm() {
+        const NAN: f32 = f32::NAN;
+        const INF: f32 = f32::INFINITY;
+        let all = |o: &mut SamplingOptions| {
+            (o.k, o.top_p, o.min_p) = (Some(2), Some(0.9), Some(0.1));
+        };
+        for row in [[NAN; 4], [-INF; 4], [INF; 4], [1.0, NAN, INF, -INF]] {
+            for params in [
+                sampled(all),
+                sampled(|o| o.top_p = Some(0.5)),
+                sampled(|_| ()),
+            ] {
+                let chosen = Sampler::new(params, &[]).choose(&mut row.clone(), &[]);
+                assert!(chosen.id < 4);
             }
-        }
-    }
-
-    #[test]
-    fn top_p_is_that_of_a_sort() {
-        for (seed, p) in [(1, 0.1), (2, 0.5), (3, 0.9), (4, 0.999), (5, 1e-6)] {
-            let logits = noise(5000, seed);
-            let mut order: Vec<usize> = (0..logits.len()).collect();
-            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-            let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
-            let mut before = 0.0;
-            let expected: HashSet<u32> = order
-                .iter()
-                .take_while(|&&i| {
-                    let wanted = before < p * total;
-                    before += f64::from(logits[i]).exp();
-                    wanted
-                })
-                .map(|&i| i as u32)
-                .collect();
-            let found = kept(sampled(|o| o.top_p = Some(p)), &logits);
-            assert!(
-                found.symmetric_difference(&expected).count() <= 1,
-                "p = {p}"
-            );
         }
     }
 
