@@ -2,7 +2,7 @@
 //!
 //! Each output element is one running sum over the inputs in order, so its
 //! bits don't depend on how many rows are computed together, on the blocking
-//! or on the threads. What the precisions differ in is a [`format::Format`].
+//! or on the threads. What the precisions differ in is in `format.rs`.
 
 mod bf16;
 mod blocking;
