@@ -71,7 +71,7 @@ def machine_lines(machine):
     if machine["peak"]:
         given = spread([m["operations_per_second"] / 1e9 for m in machine["peak"]], number)
         share = spread([m["share"] for m in machine["peak"]], percent)
-        lines.append(f"ours, prefill: {share} of the f32 multiply-add peak, {given} GFLOP/s")
+        lines.append(f"ours, prefill: {share} of its multiply-add peak, {given} GOP/s")
     return lines
 
 
