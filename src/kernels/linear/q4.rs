@@ -5,27 +5,27 @@ use super::format::{Ahead, Format};
 use super::quantize::{self, BLOCK, BLOCK_WORDS, Block, QUADS, Weights};
 use crate::kernels::vector::{LANES, Vector};
 
-/// Bytes of sixteen columns' weights in a block.
-const HALF: usize = LANES * BLOCK / 2;
+/// Bytes of sixteen columns' weights in two quads.
+const HALF: usize = LANES * 4;
 
 /// What is added to a weight, so that it is stored as 0 to 15.
 pub const OFFSET: i32 = 8;
 
-/// Weights per panel and block: for each half of the columns
-/// `[QUADS/2, 16, 4]` bytes, quad j in the lower four bits and quad
+/// Weights per panel and block: `[QUADS/2, PANEL, 4]` bytes, quad j in the lower
+/// four bits and quad
 /// j + QUADS/2 in the upper, then `[PANEL]` half-precision scales.
 /// Inputs as [`quantize::pack_rows`] lays them out.
 pub enum Q4 {}
 
 impl Q4 {
     /// Where a block's scales start.
-    pub const SCALES: usize = 2 * HALF;
+    pub const SCALES: usize = QUADS / 2 * 2 * HALF;
 
     /// The byte that holds the weight of `column` and input `i` of a block,
     /// and the bit at which it starts there.
     pub fn offset(column: usize, i: usize) -> (usize, u32) {
         let (half, lane, quad) = (column / LANES, column % LANES, i / 4);
-        let byte = half * HALF + ((quad % (QUADS / 2)) * LANES + lane) * 4 + i % 4;
+        let byte = ((quad % (QUADS / 2)) * 2 + half) * HALF + lane * 4 + i % 4;
         (byte, if quad < QUADS / 2 { 0 } else { 4 })
     }
 }
@@ -75,7 +75,7 @@ impl Weights for Q4 {
             block.ahead::<V>(2 * quad + 1);
             // SAFETY: the set and the block are the caller's promise.
             unsafe {
-                let w = block.w.add(quad * 4 * LANES);
+                let w = block.w.add(quad * 2 * HALF);
                 let w = [V::load_bytes(w), V::load_bytes(w.add(HALF))];
                 let low = w.map(|w| V::low_nibbles(w));
                 let high = w.map(|w| V::high_nibbles(w));

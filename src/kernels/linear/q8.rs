@@ -5,22 +5,22 @@ use super::format::{Ahead, Format};
 use super::quantize::{self, BLOCK, BLOCK_WORDS, Block, QUADS, Weights};
 use crate::kernels::vector::{LANES, Vector};
 
-/// Bytes of sixteen columns' weights in a block.
-const HALF: usize = LANES * BLOCK;
+/// Bytes of sixteen columns' weights in a quad.
+const HALF: usize = LANES * 4;
 
-/// Weights per panel and block: for each half of the columns
-/// `[QUADS, 16, 4]` bytes q + 128, then `[PANEL]` half-precision scales.
+/// Weights per panel and block: `[QUADS, PANEL, 4]` bytes q + 128, then
+/// `[PANEL]` half-precision scales.
 /// Inputs as [`quantize::pack_rows`] lays them out.
 pub enum Q8 {}
 
 impl Q8 {
     /// Where a block's scales start.
-    pub const SCALES: usize = 2 * HALF;
+    pub const SCALES: usize = QUADS * 2 * HALF;
 
     /// Where the weight of `column` and input `i` of a block lies.
     pub fn offset(column: usize, i: usize) -> usize {
         let (half, lane) = (column / LANES, column % LANES);
-        half * HALF + ((i / 4) * LANES + lane) * 4 + i % 4
+        ((i / 4) * 2 + half) * HALF + lane * 4 + i % 4
     }
 }
 
@@ -68,7 +68,7 @@ impl Weights for Q8 {
             block.ahead::<V>(quad);
             // SAFETY: the set and the block are the caller's promise.
             unsafe {
-                let w = block.w.add(quad * 4 * LANES);
+                let w = block.w.add(quad * 2 * HALF);
                 let w = [w, w.add(HALF)].map(|w| V::prepare_q8(V::load_bytes(w)));
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let x = *block.x.add(quad * R + r);

@@ -45,8 +45,7 @@ pub fn pack_rows(x: &[f32], k: usize, out: &mut [u32]) {
 
 /// How the weights of a block are stored, 8 or 4 bits wide.
 pub trait Weights: Format {
-    /// Where a block's scales start; before them lie the two halves of the
-    /// columns.
+    /// Where a block's scales start.
     const SCALES: usize;
 
     /// What the weights are raised by in [`products`](Self::products).
@@ -64,7 +63,7 @@ pub trait Weights: Format {
 pub struct Block {
     /// The inputs' bytes, `[QUADS, rows]` words.
     pub x: *const u32,
-    /// The weights, those of the second half of the columns after the first's.
+    /// The weights.
     pub w: *const u8,
     step: usize,
     ahead: Ahead,
