@@ -23,6 +23,7 @@ pub use error::EngineError;
 pub use event::{Event, Events, FinishReason, Finished, Token, Usage};
 pub use params::{ParamError, SamplingOptions, SamplingParams, Strategy};
 pub use sampling::{Chosen, Sampler, processed_scores};
+pub use scheduler::PREFILL_CHUNK;
 pub use score::{TokenScore, perplexity};
 pub use speculation::Speculation;
 

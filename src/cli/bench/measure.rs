@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
-use crate::engine::{Sampler, SamplingOptions, SamplingParams, Strategy};
+use crate::engine::{PREFILL_CHUNK, Sampler, SamplingOptions, SamplingParams, Strategy};
 use crate::kernels::pool;
 use crate::model::{Batch, Gpt2, KvCache, Lease, LogitRows, Logits};
 
@@ -38,28 +38,51 @@ pub enum Next {
     TopP,
 }
 
-/// Seconds of one prompt of `tokens` tokens to the logits of its last.
-pub fn prefill_once(model: &Gpt2, tokens: usize) -> Result<f64> {
-    let context = model.config().n_positions;
-    ensure!(
-        (1..=context).contains(&tokens),
-        "tokens: {tokens} is not from 1 to the context's {context}"
-    );
-    let mut cache = KvCache::new(model.config(), tokens)?;
-    let mut lease = cache.lease();
-    lease.grow(tokens)?;
-    let mut batch = Batch::new();
-    batch.push(&some_ids(model, tokens), &lease, LogitRows::Last)?;
-    let started = Instant::now();
-    model.forward(&batch, &mut cache)?;
-    Ok(started.elapsed().as_secs_f64())
+/// Computes prompts as the engine does: in chunks, into a cache whose memory
+/// is there already.
+pub struct Prompts<'a> {
+    model: &'a Gpt2,
+    cache: KvCache,
 }
 
-/// Median seconds of a prefill.
-pub fn prefill(model: &Gpt2, tokens: usize) -> Result<f64> {
-    // The first one finds memory and caches cold.
-    prefill_once(model, tokens)?;
-    median(|| prefill_once(model, tokens))
+impl<'a> Prompts<'a> {
+    pub fn new(model: &'a Gpt2) -> Result<Self> {
+        let cache = KvCache::new(model.config(), model.config().n_positions)?;
+        Ok(Self { model, cache })
+    }
+
+    /// Seconds of one prompt of `tokens` tokens to the logits of its last.
+    pub fn once(&mut self, tokens: usize) -> Result<f64> {
+        let context = self.model.config().n_positions;
+        ensure!(
+            (1..=context).contains(&tokens),
+            "tokens: {tokens} is not from 1 to the context's {context}"
+        );
+        let ids = some_ids(self.model, tokens);
+        let mut lease = self.cache.lease();
+        let started = Instant::now();
+        for chunk in ids.chunks(PREFILL_CHUNK) {
+            lease.grow(chunk.len())?;
+            let last = lease.len() + chunk.len() == tokens;
+            let rows = if last {
+                LogitRows::Last
+            } else {
+                LogitRows::None
+            };
+            let mut batch = Batch::new();
+            batch.push(chunk, &lease, rows)?;
+            self.model.forward(&batch, &mut self.cache)?;
+            lease.commit(chunk.len());
+        }
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// Median seconds of such a prompt.
+    pub fn median(&mut self, tokens: usize) -> Result<f64> {
+        // The first one finds memory and caches cold.
+        self.once(tokens)?;
+        median(|| self.once(tokens))
+    }
 }
 
 /// Seconds of all steps, the prompts left out.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::machine;
-use super::measure::{self, Decode};
+use super::measure::{self, Decode, Prompts};
 use super::source::Source;
 use crate::model::{Dtype, Gpt2};
 
@@ -25,13 +25,14 @@ enum Case {
 /// Answers until the input ends.
 pub fn run(source: &Source, dtype: Dtype) -> Result<()> {
     let model = source.load(dtype)?;
+    let mut prompts = Prompts::new(&model)?;
     let mut out = std::io::stdout().lock();
     let ready = json!({"ready": true, "packed_bytes": model.packed_bytes()});
     say(&mut out, &ready)?;
     // Bytes, since what isn't UTF-8 is a bad line like others.
     for line in std::io::stdin().lock().split(b'\n') {
         let line = line?;
-        let answer = answer(&model, dtype, &line);
+        let answer = answer(&model, &mut prompts, dtype, &line);
         say(
             &mut out,
             &answer.unwrap_or_else(|e| json!({"error": format!("{e:#}")})),
@@ -46,13 +47,13 @@ fn say(out: &mut impl Write, answer: &Value) -> Result<()> {
     Ok(out.flush()?)
 }
 
-fn answer(model: &Gpt2, dtype: Dtype, line: &[u8]) -> Result<Value> {
+fn answer(model: &Gpt2, prompts: &mut Prompts<'_>, dtype: Dtype, line: &[u8]) -> Result<Value> {
     Ok(match serde_json::from_slice(line)? {
         Case::Decode(decode) => {
             let tokens = decode.batch.saturating_mul(decode.tokens);
             timed(measure::decode_once(model, decode)?, tokens)
         }
-        Case::Prefill { tokens } => timed(measure::prefill_once(model, tokens)?, tokens),
+        Case::Prefill { tokens } => timed(prompts.once(tokens)?, tokens),
         Case::Bandwidth => {
             let bandwidth = machine::read_bandwidth();
             // What it read was the measurement's memory, not the model's. Where

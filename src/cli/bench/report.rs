@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::machine;
-use super::measure::{self, Decode, Next};
+use super::measure::{self, Decode, Next, Prompts};
 use super::source::Source;
 use crate::model::{Config, Dtype, Gpt2};
 
@@ -168,11 +168,12 @@ impl Timed {
         let prefills = PREFILLS.into_iter().filter(fitting);
         let depths = DEPTHS.into_iter().filter(|past| past + STEPS <= context);
         let largest = BATCHES[BATCHES.len() - 1];
+        let mut prompts = Prompts::new(model)?;
         Ok(Self {
             past,
-            first_token_seconds: measure::prefill(model, past)?,
+            first_token_seconds: prompts.median(past)?,
             prefill: prefills
-                .map(|tokens| Prefill::new(model, tokens))
+                .map(|tokens| Prefill::new(&mut prompts, tokens))
                 .collect::<Result<_>>()?,
             decode: BATCHES
                 .into_iter()
@@ -202,10 +203,10 @@ impl Timed {
 }
 
 impl Prefill {
-    fn new(model: &Gpt2, tokens: usize) -> Result<Self> {
+    fn new(prompts: &mut Prompts<'_>, tokens: usize) -> Result<Self> {
         Ok(Self {
             tokens,
-            tokens_per_second: tokens as f64 / measure::prefill(model, tokens)?,
+            tokens_per_second: tokens as f64 / prompts.median(tokens)?,
             share_of_peak: f64::NAN,
         })
     }
