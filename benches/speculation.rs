@@ -108,10 +108,7 @@ impl Pair {
 
 /// Seconds before each token but the first, and the ids.
 fn times(engine: &Engine, params: &SamplingParams) -> Result<(Vec<f64>, Vec<u32>)> {
-    let mut events = engine.submit(Request {
-        prompt: (100..132).collect(),
-        params: params.clone(),
-    })?;
+    let mut events = engine.submit(Request::new((100..132).collect(), params.clone()))?;
     let (mut seconds, mut ids) = (Vec::new(), Vec::new());
     let mut last: Option<Instant> = None;
     while let Some(event) = events.blocking_next() {

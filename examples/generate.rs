@@ -27,10 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..SamplingOptions::default()
     })?;
     let prompt_ids = engine.tokenizer()?.encode(prompt)?;
-    let mut events = engine.submit(Request {
-        prompt: prompt_ids,
-        params,
-    })?;
+    let mut events = engine.submit(Request::new(prompt_ids, params))?;
 
     let mut out = std::io::stdout();
     write!(out, "{prompt}")?;

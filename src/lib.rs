@@ -15,6 +15,8 @@
 //! ARCHITECTURE.md lists them; the first is that the batch never changes the
 //! answer.
 
+pub mod metrics;
+
 pub mod kernels;
 pub mod model;
 pub mod tokenizer;

@@ -100,11 +100,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mut generated = prompt.text.clone();
     let mut token_ids = Vec::new();
-    let ids = prompt.ids;
-    let mut events = engine.submit(Request {
-        prompt: ids,
-        params,
-    })?;
+    let mut events = engine.submit(Request::new(prompt.ids, params))?;
     while let Some(event) = events.blocking_next() {
         match event {
             Event::Token(token) => {

@@ -1,5 +1,7 @@
 //! What a caller of the engine may be told.
 
+use std::time::Duration;
+
 use super::params::ParamError;
 use crate::model::ModelError;
 use crate::tokenizer::TokenizerError;
@@ -44,10 +46,24 @@ pub enum EngineError {
     #[error("an empty prompt starts from end-of-text, and this model has no such token")]
     NoStart,
     /// The queue is full.
-    #[error("the engine's queue of {queue} requests is full; try again later")]
+    #[error(
+        "the engine's queue is full ({requests} requests and {tokens} tokens of prompts are \
+         waiting); try again later"
+    )]
     Overloaded {
-        /// Requests that fit.
-        queue: usize,
+        /// Requests that wait.
+        requests: usize,
+        /// Tokens of their prompts.
+        tokens: usize,
+    },
+    /// The request's deadline passed.
+    #[error("the request's deadline has passed")]
+    DeadlineExceeded,
+    /// Nobody took the events for too long.
+    #[error("the reader took no token for {} s", after.as_secs_f64())]
+    SlowReader {
+        /// How long the engine waited.
+        after: Duration,
     },
     /// The engine's thread is gone.
     #[error("the engine has stopped")]

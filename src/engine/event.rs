@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::EngineError;
+use super::alternatives::Alternative;
 
 /// An event of a generation: tokens, then exactly one of the other two.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Token {
     pub text: String,
     /// Natural log of its probability under the model alone.
     pub logprob: f32,
+    /// The most likely tokens at its place, as many as were asked for.
+    pub top: Vec<Alternative>,
 }
 
 /// How a generation ended.
@@ -72,6 +75,10 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Both together.
     pub total_tokens: usize,
+    /// Tokens of the prompt that were in the cache already. Not serialised:
+    /// it depends on what was asked before, and an answer must not.
+    #[serde(skip)]
+    pub cached_tokens: usize,
 }
 
 /// The events of one request. Dropping it cancels the request.
@@ -83,6 +90,12 @@ pub struct Events {
 }
 
 impl Events {
+    /// Ends the generation; events on their way still come. Dropping does the
+    /// same.
+    pub fn cancel(&mut self) {
+        self.receiver.close();
+    }
+
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Event> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await

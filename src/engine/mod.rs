@@ -2,11 +2,18 @@
 //!
 //! [`Engine`] is a handle: it checks a [`Request`], queues it for the one
 //! thread that owns the model, and returns the [`Events`] of its answer. That
-//! seam stays when the worker learns to answer several requests at once.
+//! thread, the worker, computes all requests together, step by step: the
+//! scheduler says what a step computes, the model computes it, and each
+//! request chooses its next tokens from its own rows of the logits.
 
+mod alternatives;
+mod builder;
+mod capacity;
 mod error;
 mod event;
+mod job;
 mod params;
+mod queue;
 mod sampling;
 mod scheduler;
 mod score;
@@ -15,23 +22,28 @@ mod speculation;
 mod stream;
 mod worker;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+pub use alternatives::Alternative;
+pub use builder::EngineBuilder;
 pub use error::EngineError;
 pub use event::{Event, Events, FinishReason, Finished, Token, Usage};
-pub use params::{ParamError, SamplingOptions, SamplingParams, Strategy};
+pub use params::{MAX_LOGPROBS, ParamError, SamplingOptions, SamplingParams, Strategy};
 pub use sampling::{Chosen, Sampler, processed_scores};
 pub use scheduler::PREFILL_CHUNK;
 pub use score::{TokenScore, perplexity};
 pub use speculation::Speculation;
 
-use crate::kernels::pool;
-use crate::model::{Config, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
+use crate::metrics::Metrics;
+use crate::model::Config;
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use sequence::Limits;
-use worker::{Command, Worker};
+use job::{Admission, EVENTS};
+use queue::Queue;
+use worker::Command;
 
 /// A text to continue.
 #[derive(Debug, Clone)]
@@ -40,9 +52,29 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// How to choose the tokens.
     pub params: SamplingParams,
+    /// When to give up, if not before.
+    pub deadline: Option<Instant>,
 }
 
-/// A running engine. Cloning shares it; the worker ends with the last clone.
+impl Request {
+    /// A request without a deadline.
+    pub fn new(prompt: Vec<u32>, params: SamplingParams) -> Self {
+        Self {
+            prompt,
+            params,
+            deadline: None,
+        }
+    }
+
+    /// Given up at `deadline`, with [`EngineError::DeadlineExceeded`].
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+/// A running engine. Cloning shares it; the worker ends with the last clone,
+/// once all requests are answered.
 #[derive(Debug, Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
@@ -53,117 +85,17 @@ struct Shared {
     name: String,
     config: Config,
     tokenizer: Option<Tokenizer>,
+    /// Without a bound of its own: each command holds a place in the queue.
     commands: mpsc::Sender<Command>,
-    queue: usize,
-}
-
-/// How to build an [`Engine`].
-#[derive(Debug)]
-pub struct EngineBuilder {
-    model: ModelFiles,
-    dtype: Dtype,
-    threads: Option<usize>,
-    queue: usize,
-    speculation: Speculation,
-}
-
-impl EngineBuilder {
-    /// The checkpoint to load; the demo model unless set.
-    pub fn model(mut self, model: ModelFiles) -> Self {
-        self.model = model;
-        self
-    }
-
-    /// The precision; f32 unless set.
-    pub fn dtype(mut self, dtype: Dtype) -> Self {
-        self.dtype = dtype;
-        self
-    }
-
-    /// Threads that compute; all that the process may use unless set. They
-    /// are shared by every engine of the process: the first to be built sets
-    /// their number.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
-        self
-    }
-
-    /// Requests that may wait; 256 unless set.
-    pub fn queue(mut self, requests: usize) -> Self {
-        self.queue = requests.max(1);
-        self
-    }
-
-    /// Whether tokens are guessed ahead; they are unless set. Answers are the
-    /// same either way.
-    pub fn speculation(mut self, speculation: Speculation) -> Self {
-        self.speculation = speculation;
-        self
-    }
-
-    /// Loads the model and starts the worker.
-    ///
-    /// # Errors
-    /// [`EngineError::Model`] or [`EngineError::Tokenizer`], naming the file
-    /// at fault.
-    pub fn build(self) -> Result<Engine, EngineError> {
-        if let Some(threads) = self.threads
-            && !pool::set_threads(threads)
-        {
-            tracing::debug!("the threads were started before; their number stays");
-        }
-        let options = LoadOptions { dtype: self.dtype };
-        let model = Gpt2::load(&self.model, &options)?;
-        self.start(model)
-    }
-
-    /// Starts the worker on weights that are in memory already, random ones
-    /// perhaps; only name and tokenizer come from the checkpoint.
-    ///
-    /// # Errors
-    /// [`EngineError::Tokenizer`], naming the file at fault.
-    pub fn start(self, model: Gpt2) -> Result<Engine, EngineError> {
-        let tokenizer = match Tokenizer::load(&self.model.tokenizer) {
-            Ok(tokenizer) => Some(tokenizer),
-            Err(TokenizerError::Missing) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let config = model.config().clone();
-        let (commands, receiver) = mpsc::channel(self.queue);
-        let worker = Worker {
-            cache: KvCache::new(&config, config.n_positions)?,
-            limits: limits(&config, tokenizer.as_ref()),
-            tokenizer: tokenizer.clone(),
-            speculation: self.speculation,
-            model,
-        };
-        std::thread::Builder::new()
-            .name("gpt2-worker".to_owned())
-            .spawn(move || worker.run(receiver))
-            .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
-        let shared = Shared {
-            name: self.model.name,
-            config,
-            tokenizer,
-            commands,
-            queue: self.queue,
-        };
-        Ok(Engine {
-            shared: Arc::new(shared),
-        })
-    }
+    queue: Arc<Queue>,
+    alive: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
 }
 
 impl Engine {
     /// Starts from the demo model in f32.
     pub fn builder() -> EngineBuilder {
-        EngineBuilder {
-            model: ModelFiles::demo(),
-            dtype: Dtype::default(),
-            threads: None,
-            queue: 256,
-            speculation: Speculation::default(),
-        }
+        EngineBuilder::new()
     }
 
     /// Queues a request. Never blocks.
@@ -172,30 +104,41 @@ impl Engine {
     /// What is wrong with the request, [`EngineError::Overloaded`] when the
     /// queue is full, or [`EngineError::Stopped`].
     pub fn submit(&self, request: Request) -> Result<Events, EngineError> {
-        let Request { mut prompt, params } = request;
-        if prompt.is_empty() {
-            prompt.push(self.end_of_text().ok_or(EngineError::NoStart)?);
+        let mut events = self.submit_all(vec![request])?;
+        // One request, one answer.
+        events.pop().ok_or(EngineError::Stopped)
+    }
+
+    /// Queues several requests, all or none of them. What their prompts have
+    /// in common at the beginning is computed once.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), for the first request at fault.
+    pub fn submit_all(&self, mut requests: Vec<Request>) -> Result<Vec<Events>, EngineError> {
+        for request in &mut requests {
+            self.check(request)?;
         }
-        self.check_ids(&prompt)?;
-        let limit = self.config().n_positions;
-        if prompt.len() >= limit {
-            return Err(EngineError::ContextFull {
-                tokens: prompt.len(),
-                limit,
-            });
-        }
-        // Room for every event that a context can hold: a slow reader never
-        // holds the worker up.
-        let (events, receiver) = mpsc::channel(limit - prompt.len() + 2);
-        self.send(Command::Generate {
-            prompt,
-            params,
-            events,
-        })?;
-        Ok(Events {
-            receiver,
-            over: false,
-        })
+        let lengths: Vec<usize> = requests.iter().map(|r| r.prompt.len()).collect();
+        let places = self.shared.queue.enter(&lengths)?;
+        let submitted = Instant::now();
+        let queued = requests.into_iter().zip(places).map(|(request, place)| {
+            let (events, receiver) = tokio::sync::mpsc::channel(EVENTS);
+            self.send(Command::Generate {
+                prompt: request.prompt,
+                params: request.params,
+                events,
+                admission: Admission {
+                    place,
+                    deadline: request.deadline,
+                    submitted,
+                },
+            })?;
+            Ok(Events {
+                receiver,
+                over: false,
+            })
+        });
+        queued.collect()
     }
 
     /// Scores a text of token ids: the log probability and rank of each after
@@ -204,7 +147,20 @@ impl Engine {
     /// # Errors
     /// As [`submit`](Self::submit); a text longer than the context is refused.
     pub async fn score(&self, ids: Vec<u32>) -> Result<Vec<TokenScore>, EngineError> {
-        self.submit_score(ids)?
+        self.score_top(ids, 0).await
+    }
+
+    /// [`score`](Self::score), telling the most likely `alternatives` at each
+    /// place too, at most [`MAX_LOGPROBS`].
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub async fn score_top(
+        &self,
+        ids: Vec<u32>,
+        alternatives: usize,
+    ) -> Result<Vec<TokenScore>, EngineError> {
+        self.submit_score(ids, alternatives)?
             .await
             .unwrap_or(Err(EngineError::Stopped))
     }
@@ -214,7 +170,7 @@ impl Engine {
     /// # Errors
     /// As [`score`](Self::score).
     pub fn score_blocking(&self, ids: Vec<u32>) -> Result<Vec<TokenScore>, EngineError> {
-        let answer = self.submit_score(ids)?;
+        let answer = self.submit_score(ids, 0)?;
         answer.blocking_recv().unwrap_or(Err(EngineError::Stopped))
     }
 
@@ -237,9 +193,14 @@ impl Engine {
         self.shared.tokenizer.as_ref().ok_or(missing)
     }
 
+    /// What the engine counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// Whether the thread that owns the model is there.
     pub fn is_alive(&self) -> bool {
-        !self.shared.commands.is_closed()
+        self.shared.alive.load(Ordering::Acquire)
     }
 
     /// The token from which an empty prompt starts.
@@ -247,9 +208,27 @@ impl Engine {
         self.config().eos_token_ids.first().copied()
     }
 
+    /// Makes a request whole, or says what is wrong with it.
+    fn check(&self, request: &mut Request) -> Result<(), EngineError> {
+        let prompt = &mut request.prompt;
+        if prompt.is_empty() {
+            prompt.push(self.end_of_text().ok_or(EngineError::NoStart)?);
+        }
+        self.check_ids(prompt)?;
+        let limit = self.config().n_positions;
+        if prompt.len() >= limit {
+            return Err(EngineError::ContextFull {
+                tokens: prompt.len(),
+                limit,
+            });
+        }
+        Ok(())
+    }
+
     fn submit_score(
         &self,
         ids: Vec<u32>,
+        alternatives: usize,
     ) -> Result<oneshot::Receiver<Result<Vec<TokenScore>, EngineError>>, EngineError> {
         let limit = self.config().n_positions;
         if ids.is_empty() {
@@ -262,8 +241,18 @@ impl Engine {
             });
         }
         self.check_ids(&ids)?;
+        let place = self.shared.queue.enter(&[ids.len()])?.pop();
         let (answer, receiver) = oneshot::channel();
-        self.send(Command::Score { ids, answer })?;
+        self.send(Command::Score {
+            ids,
+            alternatives: alternatives.min(MAX_LOGPROBS as usize),
+            answer,
+            admission: Admission {
+                place: place.ok_or(EngineError::Stopped)?,
+                deadline: None,
+                submitted: Instant::now(),
+            },
+        })?;
         Ok(receiver)
     }
 
@@ -276,29 +265,7 @@ impl Engine {
     }
 
     fn send(&self, command: Command) -> Result<(), EngineError> {
-        self.shared.commands.try_send(command).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => EngineError::Overloaded {
-                queue: self.shared.queue,
-            },
-            mpsc::error::TrySendError::Closed(_) => EngineError::Stopped,
-        })
-    }
-}
-
-/// Compares the model's vocabulary with the tokenizer's: the one may be padded,
-/// and the other may hold tokens that were added without a resize.
-fn limits(config: &Config, tokenizer: Option<&Tokenizer>) -> Limits {
-    let tokens = tokenizer.map_or(config.vocab_size, Tokenizer::vocab_size);
-    if tokens > config.vocab_size {
-        tracing::warn!(
-            "the tokenizer has {tokens} tokens, the model {}: texts with the tokens beyond are \
-             refused",
-            config.vocab_size
-        );
-    }
-    Limits {
-        n_positions: config.n_positions,
-        sampled: config.vocab_size.min(tokens),
-        eos: config.eos_token_ids.clone(),
+        let sent = self.shared.commands.send(command);
+        sent.map_err(|_| EngineError::Stopped)
     }
 }

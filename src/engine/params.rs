@@ -72,7 +72,15 @@ pub struct SamplingOptions {
     pub min_tokens: u64,
     /// Generate end-of-text like any other token.
     pub ignore_eos: bool,
+    /// Tokens that end the output as end-of-text does.
+    pub stop_token_ids: Vec<u32>,
+    /// The most likely tokens that are told with each token, with their log
+    /// probabilities under the model alone; at most [`MAX_LOGPROBS`].
+    pub logprobs: Option<u64>,
 }
+
+/// Most alternatives that are told of a token.
+pub const MAX_LOGPROBS: u64 = 20;
 
 /// Validated parameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +94,8 @@ pub struct SamplingParams {
     pub(super) max_tokens: usize,
     pub(super) min_tokens: usize,
     pub(super) ignore_eos: bool,
+    pub(super) stop_token_ids: Vec<u32>,
+    pub(super) logprobs: usize,
 }
 
 /// Greedy, or sampling with filters.
@@ -176,6 +186,8 @@ impl SamplingParams {
             max_tokens: max_tokens(options.max_tokens)?,
             min_tokens: usize::try_from(options.min_tokens).unwrap_or(usize::MAX),
             ignore_eos: options.ignore_eos,
+            stop_token_ids: options.stop_token_ids,
+            logprobs: logprobs(options.logprobs)?,
         })
     }
 }
@@ -204,6 +216,17 @@ fn max_tokens(value: Option<u64>) -> Result<usize, ParamError> {
         Some(n) => Err(ParamError {
             param: "max_tokens",
             message: format!("{n} is not a whole number from 1 to {MAX}"),
+        }),
+    }
+}
+
+fn logprobs(value: Option<u64>) -> Result<usize, ParamError> {
+    match value {
+        None => Ok(0),
+        Some(n) if n <= MAX_LOGPROBS => Ok(n as usize),
+        Some(n) => Err(ParamError {
+            param: "logprobs",
+            message: format!("{n} is not a whole number from 0 to {MAX_LOGPROBS}"),
         }),
     }
 }
@@ -260,6 +283,7 @@ mod tests {
         assert_eq!(refused(|o| o.k = Some(0)), "k");
         assert_eq!(refused(|o| o.max_tokens = Some(0)), "max_tokens");
         assert_eq!(refused(|o| o.max_tokens = Some(1 << 31)), "max_tokens");
+        assert_eq!(refused(|o| o.logprobs = Some(21)), "logprobs");
         assert_eq!(refused(|o| o.stop = vec![String::new()]), "stop");
         assert_eq!(refused(|o| o.logit_bias = vec![(1, 101.0)]), "logit_bias");
         assert_eq!(

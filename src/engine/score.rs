@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
+use super::alternatives::Alternative;
 use crate::kernels::softmax;
 
 /// The score of one token of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TokenScore {
     /// The token.
     pub id: u32,
@@ -15,16 +16,34 @@ pub struct TokenScore {
     /// Its place among all tokens by probability, from 1; ties share the
     /// lower number. None for the first.
     pub rank: Option<usize>,
+    /// The most likely tokens at its place, as many as were asked for.
+    #[serde(skip)]
+    pub top: Vec<Alternative>,
 }
 
-/// Scores `id` by the logits `[vocab]` of the position before it.
-pub fn score_token(logits: &[f32], id: u32) -> TokenScore {
-    let logit = logits[id as usize];
-    let higher = logits.iter().filter(|&&l| l > logit).count();
-    TokenScore {
-        id,
-        logprob: Some(logit - softmax::log_sum_exp(logits)),
-        rank: Some(higher + 1),
+impl TokenScore {
+    /// The first token of a text, which nothing predicts.
+    pub fn first(id: u32) -> Self {
+        Self {
+            id,
+            logprob: None,
+            rank: None,
+            top: Vec::new(),
+        }
+    }
+
+    /// Scores `id` by the logits `[vocab]` of the position before it, beside
+    /// `alternatives` others.
+    pub fn new(logits: &[f32], id: u32, alternatives: usize) -> Self {
+        let logit = logits[id as usize];
+        let higher = logits.iter().filter(|&&l| l > logit).count();
+        let log_total = softmax::log_sum_exp(logits);
+        Self {
+            id,
+            logprob: Some(logit - log_total),
+            rank: Some(higher + 1),
+            top: Alternative::most_likely(logits, log_total, alternatives),
+        }
     }
 }
 
@@ -46,20 +65,16 @@ mod tests {
     #[test]
     fn ties_share_the_lower_rank() {
         let logits = [1.0, 3.0, 3.0, 0.0];
-        let rank = |id| score_token(&logits, id).rank.unwrap();
+        let rank = |id| TokenScore::new(&logits, id, 0).rank.unwrap();
         assert_eq!([rank(0), rank(1), rank(2), rank(3)], [3, 1, 1, 4]);
     }
 
     #[test]
     fn perplexity_of_a_uniform_model_is_its_vocabulary() {
         let scores = [
-            TokenScore {
-                id: 0,
-                logprob: None,
-                rank: None,
-            },
-            score_token(&[0.0; 8], 3),
-            score_token(&[0.0; 8], 5),
+            TokenScore::first(0),
+            TokenScore::new(&[0.0; 8], 3, 0),
+            TokenScore::new(&[0.0; 8], 5, 0),
         ];
         let (sum, perplexity) = perplexity(&scores);
         assert!((sum + 2.0 * 8f64.ln()).abs() < 1e-6);

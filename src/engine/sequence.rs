@@ -3,10 +3,8 @@
 use super::event::{Event, FinishReason, Finished, Token, Usage};
 use super::params::SamplingParams;
 use super::sampling::Sampler;
-use super::scheduler::{PREFILL_CHUNK, next_step};
 use super::speculation::{Drafter, Speculation};
 use super::stream::{Pushed, TextStream};
-use crate::model::{Lease, LogitRows, Logits};
 use crate::tokenizer::Tokenizer;
 
 /// What a sequence needs to know of the model.
@@ -31,25 +29,6 @@ pub struct Context<'a> {
     pub speculation: Speculation,
 }
 
-/// Whether a sequence has more to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// It has.
-    GoesOn,
-    /// It ended, or nobody listens.
-    Over,
-}
-
-/// What a sequence wants of the next forward pass.
-#[derive(Debug)]
-pub struct Work {
-    /// Known tokens that are not computed yet, then guesses.
-    pub tokens: Vec<u32>,
-    /// Logits of the last known token and of the guesses, or of none while
-    /// the prompt goes on.
-    pub rows: LogitRows,
-}
-
 /// A request that is being answered.
 #[derive(Debug)]
 pub struct Sequence {
@@ -59,26 +38,22 @@ pub struct Sequence {
     /// Most tokens that are to be generated.
     budget: usize,
     min_tokens: usize,
-    eos: Vec<u32>,
-    ignore_eos: bool,
+    /// The tokens that end it.
+    ends: Vec<u32>,
     sampler: Sampler,
     text: TextStream,
     /// Absent where nothing is guessed ahead.
     drafter: Option<Drafter>,
     /// The guesses that the next forward pass checks.
     draft: Vec<u32>,
-    /// Its keys and values in the cache.
-    pub lease: Lease,
+    /// Tokens of the prompt that were in the cache already.
+    cached: usize,
+    over: bool,
 }
 
 impl Sequence {
     /// A sequence for a checked prompt: not empty, with room in the context.
-    pub fn new(
-        prompt: Vec<u32>,
-        params: SamplingParams,
-        context: &Context<'_>,
-        lease: Lease,
-    ) -> Self {
+    pub fn new(prompt: Vec<u32>, params: SamplingParams, context: &Context<'_>) -> Self {
         let Context {
             tokenizer, limits, ..
         } = context;
@@ -87,8 +62,10 @@ impl Sequence {
             prompt_len: prompt.len(),
             budget: params.max_tokens.min(room),
             min_tokens: params.min_tokens,
-            eos: limits.eos.clone(),
-            ignore_eos: params.ignore_eos,
+            ends: match params.ignore_eos {
+                true => params.stop_token_ids.clone(),
+                false => [&*limits.eos, &params.stop_token_ids].concat(),
+            },
             text: TextStream::new(tokenizer.map(Tokenizer::incremental), params.stop.clone()),
             sampler: Sampler::new(params, &prompt).limited_to(limits.sampled),
             drafter: match context.speculation {
@@ -96,34 +73,45 @@ impl Sequence {
                 Speculation::Off => None,
             },
             draft: Vec::new(),
+            cached: 0,
+            over: false,
             tokens: prompt,
-            lease,
         }
     }
 
-    /// What is to be computed next.
-    pub fn next_work(&mut self) -> Option<Work> {
-        let step = next_step(self.tokens.len(), self.lease.len(), PREFILL_CHUNK)?;
-        let mut tokens = self.tokens[step.tokens.clone()].to_vec();
-        self.draft.clear();
-        let rows = match (step.last, tokens.len()) {
-            (false, _) => LogitRows::None,
-            (true, 1) => {
-                self.guess();
-                tokens.extend_from_slice(&self.draft);
-                LogitRows::All
-            }
-            (true, _) => LogitRows::Last,
-        };
-        Some(Work { tokens, rows })
+    /// Prompt and output.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
-    fn guess(&mut self) {
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Notes that this many tokens were in the cache when it started, or
+    /// started again.
+    pub fn started(&mut self, cached: usize) {
+        if self.sampler.generated() == 0 {
+            self.cached = cached;
+        }
+    }
+
+    /// Guesses at most `most` tokens to come.
+    pub fn guess(&mut self, most: usize) {
         // The last token needs no successor, so it is never worth a guess.
-        let most = self.budget - self.sampler.generated() - 1;
-        if let Some(drafter) = &mut self.drafter {
-            self.draft = drafter.draft(&self.tokens, most);
+        let left = self.budget - self.sampler.generated() - 1;
+        self.draft.clear();
+        if let Some(drafter) = &mut self.drafter
+            && most > 0
+        {
+            self.draft = drafter.draft(&self.tokens, most.min(left));
         }
+    }
+
+    /// The guesses that the next forward pass checks.
+    pub fn draft(&self) -> &[u32] {
+        &self.draft
     }
 
     /// Takes the logits of a forward pass, row by row as long as the guesses
@@ -131,15 +119,16 @@ impl Sequence {
     /// `emit` ends it.
     pub fn advance(
         &mut self,
-        logits: &mut Logits,
+        logits: &mut [&mut [f32]],
         mut emit: impl FnMut(Token, Option<Finished>) -> bool,
-    ) -> Progress {
+    ) {
         let mut right = 0;
-        for row in 0..logits.rows() {
-            let (token, finished) = self.choose(logits.row_mut(row));
+        for (row, logits) in logits.iter_mut().enumerate() {
+            let (token, finished) = self.choose(logits);
             let (id, over) = (token.token_id, finished.is_some());
             if !emit(token, finished) || over {
-                return Progress::Over;
+                self.over = true;
+                return;
             }
             if self.draft.get(row) != Some(&id) {
                 break;
@@ -149,15 +138,12 @@ impl Sequence {
         if let Some(drafter) = &mut self.drafter {
             drafter.learn(self.draft.len(), right);
         }
-        // Wrong guesses are forgotten; the last token is yet to be computed.
-        self.lease.truncate(self.tokens.len() - 1);
-        Progress::GoesOn
+        self.draft.clear();
     }
 
     /// Chooses the next token from its logits and tells what happened.
     fn choose(&mut self, logits: &mut [f32]) -> (Token, Option<Finished>) {
-        let held_back: &[u32] = if self.ignore_eos { &[] } else { &self.eos };
-        let chosen = self.sampler.choose(logits, held_back);
+        let chosen = self.sampler.choose(logits, &self.ends);
         self.tokens.push(chosen.id);
         let index = self.sampler.generated() - 1;
         let (text, reason) = self.text_of(chosen.id);
@@ -166,6 +152,7 @@ impl Sequence {
             token_id: chosen.id,
             text,
             logprob: chosen.logprob,
+            top: chosen.top,
         };
         (token, reason.map(|reason| self.finished(reason)))
     }
@@ -175,7 +162,7 @@ impl Sequence {
         let generated = self.sampler.generated();
         let stops_count = generated >= self.min_tokens;
         let stop = Some(FinishReason::Stop);
-        if !self.ignore_eos && self.eos.contains(&id) {
+        if self.ends.contains(&id) {
             return match self.text.finish(stops_count) {
                 Pushed::Text(text) | Pushed::Stopped(text) => (text, stop),
             };
@@ -205,6 +192,7 @@ impl Sequence {
             prompt_tokens: self.prompt_len,
             completion_tokens,
             total_tokens: self.prompt_len + completion_tokens,
+            cached_tokens: self.cached,
         };
         Finished {
             finish_reason,

@@ -22,7 +22,7 @@ const NGRAM: usize = 3;
 
 /// Most tokens of a draft: with the known token before them they fill one
 /// group of rows of the widest kernels, and cost little more than one row.
-const LONGEST: usize = 11;
+pub const LONGEST: usize = 11;
 
 /// What a guessed row costs of a forward pass with one row: about the most
 /// that was measured, in q4. A draft pays if more of it is right.

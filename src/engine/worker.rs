@@ -1,154 +1,230 @@
-//! The one thread that owns the model: takes a request, then schedule →
-//! forward → emit until it is answered.
+//! The one thread that owns the model: schedule → forward → emit, over and
+//! over, for all requests at once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::EngineError;
 use super::event::Event;
+use super::job::{Admission, Job};
 use super::params::SamplingParams;
-use super::scheduler::{SCORE_CHUNK, Step, next_step};
-use super::score::{TokenScore, score_token};
-use super::sequence::{Context, Limits, Progress, Sequence};
+use super::scheduler::{Bounds, Runnable, Scheduler, Span};
+use super::score::TokenScore;
+use super::sequence::{Context, Limits, Sequence};
 use super::speculation::Speculation;
-use crate::model::{Batch, Gpt2, KvCache, Lease, LogitRows, Logits};
+use crate::kernels::pool;
+use crate::metrics::{EngineState, Metrics};
+use crate::model::{Batch, Gpt2, KvCache, Logits, ModelError};
 use crate::tokenizer::Tokenizer;
 
 /// What the engine's handle asks of the worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Generate from a checked prompt.
+    /// Continue a checked prompt.
     Generate {
         prompt: Vec<u32>,
         params: SamplingParams,
         events: mpsc::Sender<Event>,
+        admission: Admission,
     },
     /// Score a checked text.
     Score {
         ids: Vec<u32>,
+        alternatives: usize,
         answer: oneshot::Sender<Result<Vec<TokenScore>, EngineError>>,
+        admission: Admission,
     },
 }
 
-/// The model and its state.
-pub struct Worker {
-    pub model: Gpt2,
-    pub cache: KvCache,
+/// What computes logits. The one there is, is [`Gpt2`]; tests have others.
+pub trait Forward {
+    /// See [`Gpt2::forward`].
+    fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError>;
+}
+
+impl Forward for Gpt2 {
+    fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
+        Gpt2::forward(self, batch, cache)
+    }
+}
+
+/// How long a worker sleeps whose readers have all stalled.
+const NAP: Duration = Duration::from_millis(2);
+
+/// What a worker needs besides the model and its cache.
+#[derive(Debug)]
+pub struct Setup {
     pub tokenizer: Option<Tokenizer>,
     pub limits: Limits,
     pub speculation: Speculation,
+    pub bounds: Bounds,
+    /// How long a reader may leave its events untaken.
+    pub patience: Duration,
+    pub metrics: Arc<Metrics>,
 }
 
-impl Worker {
-    /// Answers commands until every handle is gone.
-    pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        while let Some(command) = commands.blocking_recv() {
-            match command {
-                Command::Generate {
-                    prompt,
-                    params,
-                    events,
-                } => {
-                    let result = guarded(|| self.generate(prompt, params, &events));
-                    if let Err(error) = result {
-                        // A receiver that is gone no longer cares.
-                        let _ = events.try_send(Event::Failed(error));
-                    }
-                }
-                Command::Score { ids, answer } => {
-                    if answer.is_closed() {
-                        continue;
-                    }
-                    let result = guarded(|| self.score(&ids, &answer));
-                    let _ = answer.send(result);
-                }
+/// The model and its state.
+pub struct Worker<M> {
+    model: M,
+    cache: KvCache,
+    scheduler: Scheduler<Job>,
+    setup: Setup,
+}
+
+impl<M: Forward> Worker<M> {
+    /// A worker without requests.
+    pub fn new(model: M, cache: KvCache, setup: Setup) -> Self {
+        Self {
+            scheduler: Scheduler::new(cache.blocks().clone(), setup.bounds),
+            model,
+            cache,
+            setup,
+        }
+    }
+
+    /// Answers commands until every handle is gone and every request answered.
+    pub fn run(mut self, commands: Receiver<Command>) {
+        let mut asleep = false;
+        while self.receive(&commands, asleep) {
+            asleep = !self.step();
+            self.report();
+        }
+    }
+
+    /// Takes new commands, waiting for one if there is nothing else to do.
+    /// False when there never will be.
+    fn receive(&mut self, commands: &Receiver<Command>, asleep: bool) -> bool {
+        if self.scheduler.is_empty() {
+            match commands.recv() {
+                Ok(command) => self.accept(command),
+                Err(_) => return false,
+            }
+        } else if asleep {
+            match commands.recv_timeout(NAP) {
+                Ok(command) => self.accept(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                // The handles are gone, the readers aren't.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(NAP),
+            }
+        }
+        loop {
+            match commands.try_recv() {
+                Ok(command) => self.accept(command),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
             }
         }
     }
 
-    fn generate(
-        &mut self,
-        prompt: Vec<u32>,
-        params: SamplingParams,
-        events: &mpsc::Sender<Event>,
-    ) -> Result<(), EngineError> {
-        let lease = self.cache.lease();
-        let context = Context {
-            tokenizer: self.tokenizer.as_ref(),
-            limits: &self.limits,
-            speculation: self.speculation,
-        };
-        let mut sequence = Sequence::new(prompt, params, &context, lease);
-        // A dropped receiver is a cancelled request, seen at every step.
-        while !events.is_closed() {
-            let Some(work) = sequence.next_work() else {
-                break;
-            };
-            let mut logits = self.forward(&work.tokens, &mut sequence.lease, work.rows)?;
-            if emit(&mut sequence, &mut logits, events) == Progress::Over {
-                break;
+    fn accept(&mut self, command: Command) {
+        let metrics = Arc::clone(&self.setup.metrics);
+        self.scheduler.submit(match command {
+            Command::Generate {
+                prompt,
+                params,
+                events,
+                admission,
+            } => {
+                let context = Context {
+                    tokenizer: self.setup.tokenizer.as_ref(),
+                    limits: &self.setup.limits,
+                    speculation: self.setup.speculation,
+                };
+                let sequence = Sequence::new(prompt, params, &context);
+                Job::generate(sequence, events, admission, metrics)
             }
-        }
-        Ok(())
+            Command::Score {
+                ids,
+                alternatives,
+                answer,
+                admission,
+            } => Job::score(ids, alternatives, answer, admission, metrics),
+        });
     }
 
-    fn score(
-        &mut self,
-        ids: &[u32],
-        answer: &oneshot::Sender<Result<Vec<TokenScore>, EngineError>>,
-    ) -> Result<Vec<TokenScore>, EngineError> {
-        let mut lease = self.cache.lease();
-        let mut scores = vec![TokenScore {
-            id: ids[0],
-            logprob: None,
-            rank: None,
-        }];
-        while let Some(Step { tokens, .. }) = next_step(ids.len(), lease.len(), SCORE_CHUNK) {
-            if answer.is_closed() {
-                break;
-            }
-            let logits = self.forward(&ids[tokens.clone()], &mut lease, LogitRows::All)?;
-            // The logits at a position are about the token after it.
-            for (row, &next) in ids[tokens.start + 1..]
-                .iter()
-                .take(tokens.len())
-                .enumerate()
-            {
-                scores.push(score_token(logits.row(row), next));
-            }
+    /// One step for all requests that can go on; false if none can.
+    fn step(&mut self) -> bool {
+        let start = Instant::now();
+        let patience = self.setup.patience;
+        self.scheduler.retain(|job| job.goes_on(start, patience));
+        let preempted = self.scheduler.preemptions();
+        let spans = self.scheduler.schedule();
+        let metrics = &self.setup.metrics;
+        metrics.preempted(self.scheduler.preemptions() - preempted);
+        if spans.is_empty() {
+            return false;
         }
-        Ok(scores)
+        let scheduled = Instant::now();
+        let result = guarded(|| {
+            let logits = self.forward(&spans)?;
+            self.emit(&spans, logits);
+            Ok(())
+        });
+        let emitted = Instant::now();
+        match result {
+            Ok(()) => self.scheduler.settle(&spans, Job::is_over),
+            Err(error) => self.fail(&spans, &error),
+        }
+        let scheduling = (scheduled - start) + emitted.elapsed();
+        self.setup.metrics.step(start.elapsed(), scheduling);
+        true
     }
 
-    fn forward(
-        &mut self,
-        tokens: &[u32],
-        lease: &mut Lease,
-        rows: LogitRows,
-    ) -> Result<Logits, EngineError> {
-        lease.grow(tokens.len())?;
+    fn forward(&mut self, spans: &[Span]) -> Result<Logits, EngineError> {
         let mut batch = Batch::new();
-        batch.push(tokens, lease, rows)?;
-        let logits = self.model.forward(&batch, &mut self.cache)?;
-        lease.commit(tokens.len());
-        Ok(logits)
+        for span in spans {
+            let running = &self.scheduler.running()[span.index];
+            let known = &running.job.tokens()[span.tokens.clone()];
+            let tokens = [known, &running.job.draft()[..span.guesses]].concat();
+            batch.push(&tokens, &running.lease, span.rows)?;
+        }
+        Ok(self.model.forward(&batch, &mut self.cache)?)
+    }
+
+    /// Lets each job choose its next tokens and send their events, all of them
+    /// in parallel: a row's sampler depends on nothing but its own request.
+    fn emit(&mut self, spans: &[Span], mut logits: Logits) {
+        let mut rows = logits.rows_mut();
+        let mut spans = spans.iter().peekable();
+        let mut turns = Vec::new();
+        for (index, running) in self.scheduler.running().iter_mut().enumerate() {
+            if let Some(span) = spans.next_if(|span| span.index == index) {
+                let rows: Vec<&mut [f32]> = rows.by_ref().take(span.logit_rows()).collect();
+                turns.push((&mut running.job, rows));
+            }
+        }
+        pool::for_each_chunk(&mut turns, 1, |_, turn| {
+            for (job, rows) in turn {
+                job.advance(rows);
+            }
+        });
+    }
+
+    /// Ends the requests of a step that failed, and none besides.
+    fn fail(&mut self, spans: &[Span], error: &EngineError) {
+        tracing::error!("a step of {} requests failed: {error}", spans.len());
+        self.setup.metrics.step_failed();
+        for mut job in self.scheduler.fail(spans) {
+            job.fail(error.clone());
+        }
+    }
+
+    fn report(&mut self) {
+        let blocks = self.scheduler.blocks().counts();
+        self.setup.metrics.state(EngineState {
+            waiting: self.scheduler.waiting(),
+            running: self.scheduler.running().len(),
+            blocks: [blocks.total, blocks.used, blocks.shared, blocks.idle],
+        });
     }
 }
 
-/// Chooses the next tokens and sends their events.
-fn emit(sequence: &mut Sequence, logits: &mut Logits, events: &mpsc::Sender<Event>) -> Progress {
-    // The channel has room for every event of a context, so sending fails
-    // only when the receiver is gone.
-    sequence.advance(logits, |token, finished| {
-        events.try_send(Event::Token(token)).is_ok()
-            && finished.is_none_or(|finished| events.try_send(finished.into()).is_ok())
-    })
-}
-
-/// Turns a panic into an error, so that one request's bug is not the end of
-/// the engine. Leases return their blocks while unwinding, and a block's
-/// content is rewritten before it is read.
+/// Turns a panic into an error, so that one step's bug is not the end of the
+/// engine. The failed jobs' leases return their blocks; what these hold was
+/// not published, and is rewritten before it is read.
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let reason = panic
@@ -156,18 +232,6 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Engine
             .map(|s| (*s).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "unknown panic".to_owned());
-        tracing::error!("a request failed inside the engine: {reason}");
         Err(EngineError::Internal(reason))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_becomes_an_error() {
-        let result = guarded::<()>(|| panic!("on purpose"));
-        assert!(matches!(result, Err(EngineError::Internal(reason)) if reason == "on purpose"));
-    }
 }

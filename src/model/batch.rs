@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::ModelError;
-use super::kv_cache::{Lease, Pool};
+use super::blocks::{Blocks, Lease};
 
 /// Which rows of a span get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,9 @@ pub(super) struct Span {
     /// Tokens that were in the cache before.
     pub(super) past: usize,
     pub(super) blocks: Vec<u32>,
-    pub(super) pool: Pool,
+    pub(super) owner: Blocks,
+    /// Number of the lease.
+    lease: u64,
 }
 
 impl Batch {
@@ -65,11 +67,8 @@ impl Batch {
                 lease.capacity()
             )));
         }
-        if self
-            .spans
-            .iter()
-            .any(|span| span.blocks[0] == lease.blocks()[0])
-        {
+        let same = |span: &Span| span.lease == lease.number() && span.owner.same(lease.owner());
+        if self.spans.iter().any(same) {
             return Err(ModelError::Batch("one sequence twice".to_owned()));
         }
         let start = self.tokens.len();
@@ -86,7 +85,8 @@ impl Batch {
             rows,
             past,
             blocks: lease.blocks().to_vec(),
-            pool: lease.pool(),
+            owner: lease.owner().clone(),
+            lease: lease.number(),
         });
         Ok(())
     }

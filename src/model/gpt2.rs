@@ -141,7 +141,11 @@ impl Gpt2 {
                 "position {p} is outside the context of {context} tokens"
             ));
         }
-        if !batch.spans.iter().all(|span| cache.owns(&span.pool)) {
+        if !batch
+            .spans
+            .iter()
+            .all(|span| cache.blocks().same(&span.owner))
+        {
             return fail("a lease of another cache".to_owned());
         }
         Ok(())

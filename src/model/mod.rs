@@ -4,6 +4,7 @@
 //! [`Gpt2`]. Weights, configuration and state ([`KvCache`]) are three types.
 
 mod batch;
+mod blocks;
 mod checkpoint;
 mod config;
 mod error;
@@ -15,11 +16,12 @@ mod ops;
 mod weights;
 
 pub use batch::{Batch, LogitRows, Logits};
+pub use blocks::{BlockCounts, Blocks, Lease};
 pub use config::{Activation, Config};
 pub use error::ModelError;
 pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};
 pub use gpt2::{Gpt2, NoRecorder, Recorder};
-pub use kv_cache::{KvCache, Lease};
+pub use kv_cache::KvCache;
 
 use std::str::FromStr;
 

@@ -83,6 +83,9 @@ impl From<EngineError> for ApiError {
             EngineError::Overloaded { .. } => {
                 Self::status(StatusCode::TOO_MANY_REQUESTS, message).with_code("overloaded")
             }
+            EngineError::DeadlineExceeded | EngineError::SlowReader { .. } => {
+                Self::status(StatusCode::REQUEST_TIMEOUT, message)
+            }
             EngineError::Stopped => Self::status(StatusCode::SERVICE_UNAVAILABLE, message),
             // What went wrong inside is for the log, not for the client.
             EngineError::Model(_) | EngineError::Tokenizer(_) | EngineError::Internal(_) => {

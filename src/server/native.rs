@@ -139,7 +139,7 @@ impl Body {
     fn submit(&self, engine: &Engine) -> Result<Events, ApiError> {
         let prompt = engine.tokenizer()?.encode(&self.prompt)?;
         let params = self.sampling.clone();
-        Ok(engine.submit(Request { prompt, params })?)
+        Ok(engine.submit(Request::new(prompt, params))?)
     }
 }
 

@@ -69,7 +69,7 @@ fn a_story_ends_by_itself_and_keeps_its_hero() {
         .encode("Once upon a time")
         .unwrap();
     let params = SamplingParams::new(SamplingOptions::default()).unwrap();
-    let mut events = engine.submit(Request { prompt, params }).unwrap();
+    let mut events = engine.submit(Request::new(prompt, params)).unwrap();
     let mut text = String::new();
     let finished = loop {
         match events.blocking_next().unwrap() {
@@ -97,10 +97,7 @@ fn dropping_the_events_frees_the_worker() {
         ignore_eos: true,
         ..Default::default()
     };
-    let request = |options| Request {
-        prompt: vec![1],
-        params: SamplingParams::new(options).unwrap(),
-    };
+    let request = |options| Request::new(vec![1], SamplingParams::new(options).unwrap());
     // Each of these would generate some 255 tokens if it went on.
     for _ in 0..40 {
         let mut events = engine.submit(request(options())).unwrap();

@@ -159,7 +159,7 @@ fn generate(engine: &Engine, prompt: Vec<u32>, max_tokens: u64) -> (Vec<u32>, St
         ..Default::default()
     };
     let params = SamplingParams::new(options).unwrap();
-    let mut events = engine.submit(Request { prompt, params }).unwrap();
+    let mut events = engine.submit(Request::new(prompt, params)).unwrap();
     let (mut ids, mut text) = (Vec::new(), String::new());
     while let Some(event) = events.blocking_next() {
         match event {

@@ -66,10 +66,7 @@ fn request(rng: &mut StdRng, vocab: u32, most: u64) -> Request {
         },
         ..Default::default()
     };
-    Request {
-        prompt,
-        params: SamplingParams::new(options).unwrap(),
-    }
+    Request::new(prompt, SamplingParams::new(options).unwrap())
 }
 
 /// Compares `count` generations; returns how many tokens they had.

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::alternatives::Alternative;
 use super::params::{Choice, SamplingParams};
 use crate::kernels::{select, softmax};
 use candidates::{Candidates, keeps_top_k};
@@ -34,13 +35,15 @@ pub struct Sampler {
 }
 
 /// A chosen token.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Chosen {
     /// Its id.
     pub id: u32,
     /// Natural log of its probability under the model alone: before bias,
     /// penalties and filters.
     pub logprob: f32,
+    /// The most likely tokens, as many as were asked for.
+    pub top: Vec<Alternative>,
 }
 
 impl Sampler {
@@ -88,6 +91,7 @@ impl Sampler {
             softmax::exp_total(row, shift)
         };
         let log_total = softmax::log_total(shift, total + softmax::exp_total(padding, shift));
+        let top = Alternative::most_likely(row, log_total, self.params.logprobs);
         self.penalise(row, eos);
         let id = match self.params.choice {
             Choice::Greedy if self.changed.is_empty() => first(row, highest),
@@ -105,7 +109,7 @@ impl Sampler {
         self.seen.insert(id);
         *self.counts.entry(id).or_default() += 1;
         self.generated += 1;
-        Chosen { id, logprob }
+        Chosen { id, logprob, top }
     }
 
     /// Tokens chosen so far.

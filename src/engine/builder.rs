@@ -1,0 +1,214 @@
+//! How an engine is set up and started.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::queue::Queue;
+use super::scheduler::{Bounds, PREFILL_CHUNK};
+use super::sequence::Limits;
+use super::worker::{Setup, Worker};
+use super::{Engine, EngineError, Shared, Speculation, capacity};
+use crate::kernels::pool;
+use crate::metrics::Metrics;
+use crate::model::{Config, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+/// How to build an [`Engine`].
+#[derive(Debug)]
+pub struct EngineBuilder {
+    model: ModelFiles,
+    dtype: Dtype,
+    threads: Option<usize>,
+    queue_requests: usize,
+    queue_tokens: usize,
+    cache_tokens: Option<usize>,
+    bounds: Bounds,
+    patience: Duration,
+    speculation: Speculation,
+}
+
+impl EngineBuilder {
+    /// Starts from the demo model in f32.
+    pub(super) fn new() -> Self {
+        Self {
+            model: ModelFiles::demo(),
+            dtype: Dtype::default(),
+            threads: None,
+            queue_requests: 256,
+            queue_tokens: 128 * 1024,
+            cache_tokens: None,
+            bounds: Bounds {
+                running: 64,
+                chunk: PREFILL_CHUNK,
+                reuse: true,
+            },
+            patience: Duration::from_secs(30),
+            speculation: Speculation::default(),
+        }
+    }
+
+    /// The checkpoint to load; the demo model unless set.
+    pub fn model(mut self, model: ModelFiles) -> Self {
+        self.model = model;
+        self
+    }
+
+    /// The precision; f32 unless set.
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// Threads that compute; all that the process may use unless set. They
+    /// are shared by every engine of the process: the first to be built sets
+    /// their number.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// What may wait: 256 requests and 131,072 tokens of their prompts unless
+    /// set.
+    pub fn queue(mut self, requests: usize, tokens: usize) -> Self {
+        self.queue_requests = requests.max(1);
+        self.queue_tokens = tokens;
+        self
+    }
+
+    /// Requests that run at a time; 64 unless set.
+    pub fn running(mut self, requests: usize) -> Self {
+        self.bounds.running = requests.max(1);
+        self
+    }
+
+    /// Tokens for which the KV cache has room, rounded up to whole blocks, and
+    /// to one context at least. Unless set, it takes up to a quarter of the
+    /// memory that is free, as it is needed, and not more than 64 contexts.
+    pub fn kv_cache(mut self, tokens: usize) -> Self {
+        self.cache_tokens = Some(tokens);
+        self
+    }
+
+    /// Most tokens of prompts in one step; 256 unless set. Answers are the
+    /// same whatever it is.
+    pub fn prefill_chunk(mut self, tokens: usize) -> Self {
+        self.bounds.chunk = tokens.max(1);
+        self
+    }
+
+    /// Whether prompts that begin alike are computed once; they are unless
+    /// set. Answers are the same either way.
+    pub fn prefix_reuse(mut self, reuse: bool) -> Self {
+        self.bounds.reuse = reuse;
+        self
+    }
+
+    /// How long a reader may leave its tokens untaken before its request is
+    /// cancelled; 30 s unless set.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Whether tokens are guessed ahead; they are unless set. Answers are the
+    /// same either way.
+    pub fn speculation(mut self, speculation: Speculation) -> Self {
+        self.speculation = speculation;
+        self
+    }
+
+    /// Loads the model and starts the worker.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] or [`EngineError::Tokenizer`], naming the file
+    /// at fault.
+    pub fn build(self) -> Result<Engine, EngineError> {
+        if let Some(threads) = self.threads
+            && !pool::set_threads(threads)
+        {
+            tracing::debug!("the threads were started before; their number stays");
+        }
+        let options = LoadOptions { dtype: self.dtype };
+        let model = Gpt2::load(&self.model, &options)?;
+        self.start(model)
+    }
+
+    /// Starts the worker on weights that are in memory already, random ones
+    /// perhaps; only name and tokenizer come from the checkpoint.
+    ///
+    /// # Errors
+    /// [`EngineError::Tokenizer`], naming the file at fault.
+    pub fn start(self, model: Gpt2) -> Result<Engine, EngineError> {
+        let tokenizer = match Tokenizer::load(&self.model.tokenizer) {
+            Ok(tokenizer) => Some(tokenizer),
+            Err(TokenizerError::Missing) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let config = model.config().clone();
+        let cache_tokens = self
+            .cache_tokens
+            .unwrap_or_else(|| capacity::default_tokens(&config))
+            .max(config.n_positions);
+        let cache = KvCache::new(&config, cache_tokens)?;
+        let metrics = Arc::new(Metrics::new());
+        let setup = Setup {
+            limits: limits(&config, tokenizer.as_ref()),
+            tokenizer: tokenizer.clone(),
+            speculation: self.speculation,
+            bounds: self.bounds,
+            patience: self.patience,
+            metrics: Arc::clone(&metrics),
+        };
+        let worker = Worker::new(model, cache, setup);
+        let (commands, receiver) = mpsc::channel();
+        let alive = Arc::new(AtomicBool::new(true));
+        let life = Life(Arc::clone(&alive));
+        std::thread::Builder::new()
+            .name("gpt2-worker".to_owned())
+            .spawn(move || {
+                let _life = life;
+                worker.run(receiver);
+            })
+            .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
+        let shared = Shared {
+            name: self.model.name,
+            config,
+            tokenizer,
+            commands,
+            queue: Queue::new(self.queue_requests, self.queue_tokens),
+            alive,
+            metrics,
+        };
+        Ok(Engine {
+            shared: Arc::new(shared),
+        })
+    }
+}
+
+/// Says that the worker is gone when it is, by whatever way.
+struct Life(Arc<AtomicBool>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Compares the model's vocabulary with the tokenizer's: the one may be padded,
+/// and the other may hold tokens that were added without a resize.
+fn limits(config: &Config, tokenizer: Option<&Tokenizer>) -> Limits {
+    let tokens = tokenizer.map_or(config.vocab_size, Tokenizer::vocab_size);
+    if tokens > config.vocab_size {
+        tracing::warn!(
+            "the tokenizer has {tokens} tokens, the model {}: texts with the tokens beyond are \
+             refused",
+            config.vocab_size
+        );
+    }
+    Limits {
+        n_positions: config.n_positions,
+        sampled: config.vocab_size.min(tokens),
+        eos: config.eos_token_ids.clone(),
+    }
+}

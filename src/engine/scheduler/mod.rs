@@ -1,0 +1,377 @@
+//! What the next forward pass computes, and for whom. Pure: no tensors, no
+//! clock, no channels.
+//!
+//! Jobs are admitted in the order in which they came. A step takes the next
+//! token of each job that has its prompt behind it, and pieces of prompts as
+//! far as the step's budget goes, the oldest job first. When blocks run out,
+//! the youngest job gives up its own and waits to be computed again; its
+//! tokens, and so its answer, stay what they are.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::model::{Blocks, Lease, LogitRows};
+
+/// Most tokens of prompts in one step while no job waits for its next token.
+pub const PREFILL_CHUNK: usize = 256;
+
+/// Most tokens of prompts in one step while others wait for their next token:
+/// enough rows to be computed at full speed, few enough to be done soon.
+const PREFILL_BESIDE: usize = 64;
+
+/// Most tokens scored in one step: each needs a row of logits.
+const SCORE_CHUNK: usize = 64;
+
+/// Rows that cost little more than one row: one group of the widest kernels.
+/// Guesses are worth their rows only as long as a step has fewer.
+const CHEAP_ROWS: usize = 12;
+
+/// What the scheduler needs to know of a job.
+pub trait Runnable {
+    /// Its tokens, as far as they are known. Never empty.
+    fn tokens(&self) -> &[u32];
+
+    /// Whether every token is scored, rather than the last one continued.
+    fn scores(&self) -> bool;
+
+    /// Whether what it produces can be handed over.
+    fn is_ready(&self) -> bool;
+
+    /// Guesses at most `most` tokens after the known ones, and returns how
+    /// many. They are part of the next span of this job.
+    fn guess(&mut self, most: usize) -> usize;
+
+    /// It has left the queue, for the first time or again, and goes on from
+    /// the `reused`-th token on.
+    fn started(&mut self, reused: usize);
+}
+
+/// The bounds of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Most jobs that run at a time.
+    pub running: usize,
+    /// Most tokens of prompts in a step.
+    pub chunk: usize,
+    /// Whether blocks are reused for texts that begin alike.
+    pub reuse: bool,
+}
+
+/// Jobs that wait and jobs that run.
+#[derive(Debug)]
+pub struct Scheduler<J> {
+    blocks: Blocks,
+    bounds: Bounds,
+    /// The oldest first; all are younger than those that run.
+    waiting: VecDeque<J>,
+    /// The oldest first.
+    running: Vec<Running<J>>,
+    preemptions: u64,
+}
+
+/// A job with its place in the cache.
+#[derive(Debug)]
+pub struct Running<J> {
+    /// The job.
+    pub job: J,
+    /// The blocks of its tokens.
+    pub lease: Lease,
+    started: bool,
+}
+
+/// The part of one job in a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Which of the running jobs.
+    pub index: usize,
+    /// Its known tokens to be computed.
+    pub tokens: Range<usize>,
+    /// Guesses after them.
+    pub guesses: usize,
+    /// Which of these rows get logits.
+    pub rows: LogitRows,
+}
+
+impl Span {
+    /// Rows of the forward pass.
+    pub fn len(&self) -> usize {
+        self.tokens.len() + self.guesses
+    }
+
+    /// Rows of logits.
+    pub fn logit_rows(&self) -> usize {
+        match self.rows {
+            LogitRows::None => 0,
+            LogitRows::Last => 1,
+            LogitRows::All => self.len(),
+        }
+    }
+}
+
+/// What is left of a step's room.
+struct Budget {
+    /// Jobs that wait for their next token.
+    decoding: usize,
+    /// Tokens of prompts.
+    prompts: usize,
+    /// Rows of guesses.
+    guesses: usize,
+}
+
+impl<J: Runnable> Scheduler<J> {
+    /// No jobs yet.
+    pub fn new(blocks: Blocks, bounds: Bounds) -> Self {
+        Self {
+            blocks,
+            bounds,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            preemptions: 0,
+        }
+    }
+
+    /// Adds a job behind all others.
+    pub fn submit(&mut self, job: J) {
+        self.waiting.push_back(job);
+    }
+
+    /// Whether there is no job.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Jobs that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Jobs that run, the oldest first.
+    pub fn running(&mut self) -> &mut [Running<J>] {
+        &mut self.running
+    }
+
+    /// How often a job had to give up its blocks.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
+    /// The blocks that leases are taken from.
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Lets go of the jobs for which `keep` is false, whatever their state.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut J) -> bool) {
+        self.waiting.retain_mut(&mut keep);
+        self.running.retain_mut(|running| keep(&mut running.job));
+    }
+
+    /// Decides on the next step, in the order of [`running`](Self::running):
+    /// at most one span of each job. The leases have room for them.
+    pub fn schedule(&mut self) -> Vec<Span> {
+        self.admit();
+        let decoding = |r: &&Running<J>| r.rest() == 1 && r.job.is_ready();
+        let decoding = self.running.iter().filter(decoding).count();
+        let mut budget = Budget {
+            decoding,
+            prompts: match decoding {
+                0 => self.bounds.chunk,
+                _ => self.bounds.chunk.min(PREFILL_BESIDE),
+            },
+            guesses: CHEAP_ROWS.saturating_sub(decoding),
+        };
+        let mut spans = Vec::with_capacity(self.running.len());
+        // Those who give up their blocks are behind `index`, and have no span
+        // yet.
+        let mut index = 0;
+        while index < self.running.len() {
+            spans.extend(self.span(index, &mut budget));
+            index += 1;
+        }
+        spans
+    }
+
+    /// The forward pass of `spans` is done and each job has taken its logits;
+    /// `over` tells which jobs have nothing more to do.
+    pub fn settle(&mut self, spans: &[Span], over: impl Fn(&J) -> bool) {
+        for span in spans {
+            let Running { job, lease, .. } = &mut self.running[span.index];
+            lease.commit(span.len());
+            // Wrong guesses are forgotten, and the last token of a text that
+            // goes on is yet to be computed.
+            let known = job.tokens();
+            lease.truncate(if job.scores() {
+                known.len()
+            } else {
+                known.len() - 1
+            });
+            if self.bounds.reuse {
+                lease.publish(known);
+            }
+        }
+        self.running.retain(|running| !over(&running.job));
+    }
+
+    /// The forward pass of `spans` failed: takes its jobs out.
+    pub fn fail(&mut self, spans: &[Span]) -> Vec<J> {
+        let failed = spans.iter().rev();
+        failed
+            .map(|span| self.running.remove(span.index).job)
+            .collect()
+    }
+
+    /// Starts waiting jobs as long as there is room for all that they know.
+    fn admit(&mut self) {
+        let promised = |r: &Running<J>| {
+            let all = (r.job.tokens().len() + 1).div_ceil(Blocks::SIZE);
+            all.saturating_sub(r.lease.blocks().len())
+        };
+        let mut promised: usize = self.running.iter().map(promised).sum();
+        let available = self.blocks.counts().available();
+        while self.running.len() < self.bounds.running
+            && let Some(job) = self.waiting.front()
+        {
+            let needed = self.blocks.needed_for(job.tokens());
+            // One block more for each that runs, so that the newcomer is not
+            // sent back as soon as one of them grows.
+            let room = available >= promised + needed + self.running.len();
+            if !room && !self.running.is_empty() {
+                break;
+            }
+            promised += needed;
+            let Some(job) = self.waiting.pop_front() else {
+                break;
+            };
+            self.running.push(Running {
+                job,
+                lease: self.blocks.lease(),
+                started: false,
+            });
+        }
+    }
+
+    /// What the job at `index` computes in this step, if anything.
+    fn span(&mut self, index: usize, budget: &mut Budget) -> Option<Span> {
+        if !self.running[index].job.is_ready() {
+            return None;
+        }
+        if self.running[index].rest() > 1 && self.reuse(index) {
+            return None;
+        }
+        let running = &mut self.running[index];
+        let (start, rest) = (running.lease.len(), running.rest());
+        let count = match rest {
+            1 => 1,
+            _ => piece(start, rest, running.limit(budget.prompts)),
+        };
+        if count == 0 || !self.make_room(index, count) {
+            return None;
+        }
+        let running = &mut self.running[index];
+        if !running.started {
+            running.started = true;
+            running.job.started(start);
+        }
+        let mut guesses = 0;
+        if rest == 1 && budget.decoding > 0 {
+            let most = budget.guesses / budget.decoding;
+            guesses = running.guess(most);
+            budget.guesses -= guesses;
+            budget.decoding -= 1;
+        } else {
+            budget.prompts -= count.min(budget.prompts);
+        }
+        let rows = match (running.job.scores(), count == rest) {
+            (true, _) => LogitRows::All,
+            (false, false) => LogitRows::None,
+            (false, true) if guesses > 0 => LogitRows::All,
+            (false, true) => LogitRows::Last,
+        };
+        Some(Span {
+            index,
+            tokens: start..start + count,
+            guesses,
+            rows,
+        })
+    }
+
+    /// Goes on with blocks that others computed. True if an older job is about
+    /// to compute the next ones: waiting for it is sooner than doing it twice.
+    fn reuse(&mut self, index: usize) -> bool {
+        let (older, running) = self.running.split_at_mut(index);
+        let Running { job, lease, .. } = &mut running[0];
+        if !self.bounds.reuse || job.scores() {
+            return false;
+        }
+        lease.reuse(job.tokens());
+        let end = lease.len() + Blocks::SIZE;
+        let aligned = lease.len().is_multiple_of(Blocks::SIZE);
+        aligned
+            && end < job.tokens().len()
+            && older.iter().any(|older| {
+                older.job.is_ready()
+                    && older.lease.len() < end
+                    && older.job.tokens().get(..end) == Some(&job.tokens()[..end])
+            })
+    }
+
+    /// Grows the lease of the job at `index`, at the cost of younger jobs if
+    /// it must. False if the job had to give up its own blocks.
+    fn make_room(&mut self, index: usize, count: usize) -> bool {
+        while self.running[index].lease.grow(count).is_err() {
+            let Some(Running { job, .. }) = self.running.pop() else {
+                break;
+            };
+            self.waiting.push_front(job);
+            self.preemptions += 1;
+            if self.running.len() == index {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl<J: Runnable> Running<J> {
+    /// Known tokens that are not in the cache.
+    fn rest(&self) -> usize {
+        self.job.tokens().len() - self.lease.len()
+    }
+
+    /// Most tokens of a piece of its prompt, given the room of the step.
+    fn limit(&self, room: usize) -> usize {
+        if self.job.scores() {
+            room.min(SCORE_CHUNK)
+        } else {
+            room
+        }
+    }
+
+    /// Guesses as many tokens as there is room for without taking blocks from
+    /// others.
+    fn guess(&mut self, most: usize) -> usize {
+        let guesses = if self.job.scores() {
+            0
+        } else {
+            self.job.guess(most)
+        };
+        if guesses > 0 && self.lease.grow(1 + guesses).is_err() {
+            return self.job.guess(0);
+        }
+        guesses
+    }
+}
+
+/// How many of the `rest` tokens from `start` on are computed in a step with
+/// room for `room`: all, or else whole blocks if possible, so that others can
+/// go on from there.
+fn piece(start: usize, rest: usize, room: usize) -> usize {
+    if rest <= room {
+        return rest;
+    }
+    let whole = (start + room) / Blocks::SIZE * Blocks::SIZE;
+    if whole > start { whole - start } else { room }
+}
+
+#[cfg(test)]
+mod tests;
