@@ -85,13 +85,12 @@ pub struct GenerationArgs {
 impl GenerationArgs {
     /// Loads the model and starts an engine on it.
     pub fn engine(&self) -> Result<Engine> {
-        self.engine_of(self.model.files()?)
+        Ok(self.builder(self.model.files()?).build()?)
     }
 
-    /// Starts an engine on these files.
-    pub fn engine_of(&self, files: ModelFiles) -> Result<Engine> {
-        let builder = self.model.builder(files).speculation(self.speculation);
-        Ok(builder.build()?)
+    /// An engine to be built on these files.
+    pub fn builder(&self, files: ModelFiles) -> EngineBuilder {
+        self.model.builder(files).speculation(self.speculation)
     }
 }
 

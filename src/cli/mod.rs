@@ -6,6 +6,7 @@
 mod bench;
 mod common;
 mod generate;
+mod scheduling;
 mod score;
 mod serve;
 mod tokenize;

@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::common::GenerationArgs;
+use super::scheduling::SchedulingArgs;
 use crate::server::{AppState, serve};
 
 #[derive(Debug, clap::Args)]
@@ -17,6 +18,8 @@ pub struct Args {
     port: u16,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    scheduling: SchedulingArgs,
 }
 
 /// Runs the command until SIGINT or SIGTERM.
@@ -37,7 +40,8 @@ pub fn run(args: Args) -> Result<()> {
         let state = AppState::loading(&*files.name);
         let loading = state.clone();
         // It listens at once and answers 503 until the model is there.
-        let load = tokio::task::spawn_blocking(move || match args.generation.engine_of(files) {
+        let builder = args.scheduling.apply(args.generation.builder(files));
+        let load = tokio::task::spawn_blocking(move || match builder.build() {
             Ok(engine) => {
                 tracing::info!("{} is loaded", engine.model_name());
                 loading.set_engine(engine);
@@ -45,7 +49,7 @@ pub fn run(args: Args) -> Result<()> {
             }
             Err(error) => {
                 loading.set_failed();
-                Err(error)
+                Err(anyhow::Error::from(error))
             }
         });
         let stop = stop_signal()?;

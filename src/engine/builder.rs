@@ -8,7 +8,7 @@ use super::queue::Queue;
 use super::scheduler::{Bounds, PREFILL_CHUNK};
 use super::sequence::Limits;
 use super::worker::{Setup, Worker};
-use super::{Engine, EngineError, Shared, Speculation, capacity};
+use super::{CacheSize, Engine, EngineError, Shared, Speculation, capacity};
 use crate::kernels::pool;
 use crate::metrics::Metrics;
 use crate::model::{Config, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
@@ -22,7 +22,7 @@ pub struct EngineBuilder {
     threads: Option<usize>,
     queue_requests: usize,
     queue_tokens: usize,
-    cache_tokens: Option<usize>,
+    cache: Option<CacheSize>,
     bounds: Bounds,
     patience: Duration,
     speculation: Speculation,
@@ -37,7 +37,7 @@ impl EngineBuilder {
             threads: None,
             queue_requests: 256,
             queue_tokens: 128 * 1024,
-            cache_tokens: None,
+            cache: None,
             bounds: Bounds {
                 running: 64,
                 chunk: PREFILL_CHUNK,
@@ -82,11 +82,11 @@ impl EngineBuilder {
         self
     }
 
-    /// Tokens for which the KV cache has room, rounded up to whole blocks, and
-    /// to one context at least. Unless set, it takes up to a quarter of the
-    /// memory that is free, as it is needed, and not more than 64 contexts.
-    pub fn kv_cache(mut self, tokens: usize) -> Self {
-        self.cache_tokens = Some(tokens);
+    /// Room in the KV cache; one context at least. Unless set, it takes up to a
+    /// quarter of the memory that is free, as it is needed, and not more than
+    /// 64 contexts.
+    pub fn kv_cache(mut self, size: CacheSize) -> Self {
+        self.cache = Some(size);
         self
     }
 
@@ -147,8 +147,11 @@ impl EngineBuilder {
         };
         let config = model.config().clone();
         let cache_tokens = self
-            .cache_tokens
-            .unwrap_or_else(|| capacity::default_tokens(&config))
+            .cache
+            .map_or_else(
+                || capacity::default_tokens(&config),
+                |size| size.tokens(&config),
+            )
             .max(config.n_positions);
         let cache = KvCache::new(&config, cache_tokens)?;
         let metrics = Arc::new(Metrics::new());

@@ -1,11 +1,33 @@
-//! How much memory the KV cache may take, where nobody says.
+//! How much memory the KV cache may take.
 
 use std::fs;
 use std::path::Path;
 
 use crate::model::{Config, KvCache};
 
-/// Contexts that the cache holds at most: more than run at a time.
+/// Room in the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheSize {
+    /// For so many tokens.
+    Tokens(usize),
+    /// For as many tokens as fit so many bytes.
+    Bytes(usize),
+}
+
+impl CacheSize {
+    /// Tokens, for a model of this shape.
+    pub(super) fn tokens(self, config: &Config) -> usize {
+        match self {
+            Self::Tokens(tokens) => tokens,
+            Self::Bytes(bytes) => {
+                let block = KvCache::bytes_for(config, KvCache::BLOCK).max(1);
+                bytes / block * KvCache::BLOCK
+            }
+        }
+    }
+}
+
+/// Contexts that the cache holds at most, where nobody says: more than run at a time.
 const MOST_CONTEXTS: usize = 64;
 
 /// The share of the memory that is free now, in parts.
@@ -60,6 +82,15 @@ mod tests {
         let tokens = default_tokens(&tiny);
         assert_eq!(tokens % tiny.n_positions, 0);
         assert!((1..=64).contains(&(tokens / tiny.n_positions)));
+    }
+
+    #[test]
+    fn bytes_are_whole_blocks() {
+        let json = br#"{"n_embd": 768, "n_head": 12, "n_layer": 12}"#;
+        let config = Config::from_json(json, "test").expect("a config");
+        // 2 x 12 x 768 x 4 bytes per token.
+        assert_eq!(CacheSize::Bytes(72 << 20).tokens(&config), 1024);
+        assert_eq!(CacheSize::Bytes((72 << 20) - 1).tokens(&config), 992);
     }
 
     #[test]

@@ -219,7 +219,12 @@ impl Runnable for Job {
 
 impl Generation {
     fn is_ready(&self) -> bool {
-        self.events.capacity() >= EVENTS_OF_A_STEP
+        // One that has stalled must read for a while before it is taken up.
+        let room = match self.stalled {
+            None => EVENTS_OF_A_STEP,
+            Some(_) => EVENTS / 2,
+        };
+        self.events.capacity() >= room
     }
 
     /// How long its reader has left no room for another step.

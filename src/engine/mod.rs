@@ -30,6 +30,7 @@ use tokio::sync::oneshot;
 
 pub use alternatives::Alternative;
 pub use builder::EngineBuilder;
+pub use capacity::CacheSize;
 pub use error::EngineError;
 pub use event::{Event, Events, FinishReason, Finished, Token, Usage};
 pub use params::{MAX_LOGPROBS, ParamError, SamplingOptions, SamplingParams, Strategy};

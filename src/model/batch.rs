@@ -91,6 +91,16 @@ impl Batch {
         Ok(())
     }
 
+    /// The new tokens of all sequences, `[rows]`.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Rows that get logits, in the order of the batch.
+    pub fn logit_rows(&self) -> &[u32] {
+        &self.logit_rows
+    }
+
     /// Rows: new tokens of all sequences.
     pub fn len(&self) -> usize {
         self.tokens.len()
@@ -110,6 +120,20 @@ pub struct Logits {
 }
 
 impl Logits {
+    /// Logits `[rows, vocab_size]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] if these are no whole rows.
+    pub fn new(values: Vec<f32>, vocab_size: usize) -> Result<Self, ModelError> {
+        if vocab_size == 0 || !values.len().is_multiple_of(vocab_size) {
+            let len = values.len();
+            return Err(ModelError::Batch(format!(
+                "{len} logits are no rows of {vocab_size}"
+            )));
+        }
+        Ok(Self { values, vocab_size })
+    }
+
     /// Number of rows, in the order of the batch.
     pub fn rows(&self) -> usize {
         self.values.len() / self.vocab_size

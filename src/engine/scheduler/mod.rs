@@ -5,7 +5,8 @@
 //! token of each job that has its prompt behind it, and pieces of prompts as
 //! far as the step's budget goes, the oldest job first. When blocks run out,
 //! the youngest job gives up its own and waits to be computed again; its
-//! tokens, and so its answer, stay what they are.
+//! tokens, and so its answer, stay what they are. So does a job whose reader
+//! stalls, if others wait.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -62,11 +63,21 @@ pub struct Bounds {
 pub struct Scheduler<J> {
     blocks: Blocks,
     bounds: Bounds,
-    /// The oldest first; all are younger than those that run.
-    waiting: VecDeque<J>,
+    /// The oldest first.
+    waiting: VecDeque<Arrived<J>>,
+    /// Those whose readers stall, without blocks.
+    parked: Vec<Arrived<J>>,
     /// The oldest first.
     running: Vec<Running<J>>,
+    arrivals: u64,
     preemptions: u64,
+}
+
+/// A job and its number in the order in which they came.
+#[derive(Debug)]
+struct Arrived<J> {
+    job: J,
+    arrival: u64,
 }
 
 /// A job with its place in the cache.
@@ -74,6 +85,7 @@ pub struct Scheduler<J> {
 pub struct Running<J> {
     /// The job.
     pub job: J,
+    arrival: u64,
     /// The blocks of its tokens.
     pub lease: Lease,
     started: bool,
@@ -125,24 +137,30 @@ impl<J: Runnable> Scheduler<J> {
             blocks,
             bounds,
             waiting: VecDeque::new(),
+            parked: Vec::new(),
             running: Vec::new(),
+            arrivals: 0,
             preemptions: 0,
         }
     }
 
     /// Adds a job behind all others.
     pub fn submit(&mut self, job: J) {
-        self.waiting.push_back(job);
+        self.arrivals += 1;
+        self.waiting.push_back(Arrived {
+            job,
+            arrival: self.arrivals,
+        });
     }
 
     /// Whether there is no job.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.waiting.is_empty() && self.parked.is_empty() && self.running.is_empty()
     }
 
-    /// Jobs that wait.
+    /// Jobs that wait, be it for their readers.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.parked.len()
     }
 
     /// Jobs that run, the oldest first.
@@ -162,13 +180,18 @@ impl<J: Runnable> Scheduler<J> {
 
     /// Lets go of the jobs for which `keep` is false, whatever their state.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut J) -> bool) {
-        self.waiting.retain_mut(&mut keep);
+        self.waiting.retain_mut(|waiting| keep(&mut waiting.job));
+        self.parked.retain_mut(|parked| keep(&mut parked.job));
         self.running.retain_mut(|running| keep(&mut running.job));
     }
 
     /// Decides on the next step, in the order of [`running`](Self::running):
     /// at most one span of each job. The leases have room for them.
     pub fn schedule(&mut self) -> Vec<Span> {
+        self.unpark();
+        if !self.waiting.is_empty() {
+            self.park();
+        }
         self.admit();
         let decoding = |r: &&Running<J>| r.rest() == 1 && r.job.is_ready();
         let decoding = self.running.iter().filter(decoding).count();
@@ -220,6 +243,26 @@ impl<J: Runnable> Scheduler<J> {
             .collect()
     }
 
+    /// Takes the blocks and the places of jobs whose readers stall.
+    fn park(&mut self) {
+        let stalled = self.running.extract_if(.., |r| !r.job.is_ready());
+        self.parked.extend(stalled.map(Running::stopped));
+    }
+
+    /// Lets the jobs wait for their turn whose readers read again.
+    fn unpark(&mut self) {
+        let ready: Vec<_> = self.parked.extract_if(.., |p| p.job.is_ready()).collect();
+        ready.into_iter().for_each(|job| self.wait(job));
+    }
+
+    /// Puts a job that came earlier back into the queue, in its old place.
+    fn wait(&mut self, job: Arrived<J>) {
+        let place = self
+            .waiting
+            .partition_point(|other| other.arrival < job.arrival);
+        self.waiting.insert(place, job);
+    }
+
     /// Starts waiting jobs as long as there is room for all that they know.
     fn admit(&mut self) {
         let promised = |r: &Running<J>| {
@@ -229,9 +272,9 @@ impl<J: Runnable> Scheduler<J> {
         let mut promised: usize = self.running.iter().map(promised).sum();
         let available = self.blocks.counts().available();
         while self.running.len() < self.bounds.running
-            && let Some(job) = self.waiting.front()
+            && let Some(first) = self.waiting.front()
         {
-            let needed = self.blocks.needed_for(job.tokens());
+            let needed = self.blocks.needed_for(first.job.tokens());
             // One block more for each that runs, so that the newcomer is not
             // sent back as soon as one of them grows.
             let room = available >= promised + needed + self.running.len();
@@ -239,14 +282,17 @@ impl<J: Runnable> Scheduler<J> {
                 break;
             }
             promised += needed;
-            let Some(job) = self.waiting.pop_front() else {
+            let Some(Arrived { job, arrival }) = self.waiting.pop_front() else {
                 break;
             };
-            self.running.push(Running {
+            let place = self.running.partition_point(|r| r.arrival < arrival);
+            let running = Running {
                 job,
+                arrival,
                 lease: self.blocks.lease(),
                 started: false,
-            });
+            };
+            self.running.insert(place, running);
         }
     }
 
@@ -319,10 +365,10 @@ impl<J: Runnable> Scheduler<J> {
     /// it must. False if the job had to give up its own blocks.
     fn make_room(&mut self, index: usize, count: usize) -> bool {
         while self.running[index].lease.grow(count).is_err() {
-            let Some(Running { job, .. }) = self.running.pop() else {
+            let Some(youngest) = self.running.pop() else {
                 break;
             };
-            self.waiting.push_front(job);
+            self.wait(youngest.stopped());
             self.preemptions += 1;
             if self.running.len() == index {
                 return false;
@@ -333,6 +379,12 @@ impl<J: Runnable> Scheduler<J> {
 }
 
 impl<J: Runnable> Running<J> {
+    /// The job without its blocks.
+    fn stopped(self) -> Arrived<J> {
+        let Self { job, arrival, .. } = self;
+        Arrived { job, arrival }
+    }
+
     /// Known tokens that are not in the cache.
     fn rest(&self) -> usize {
         self.job.tokens().len() - self.lease.len()

@@ -316,7 +316,7 @@ fn random_schedules_lose_nothing_and_change_nothing() {
     }
     println!("{preemptions} preemptions, {reused} tokens reused, {cancelled} cancelled");
     assert!(
-        preemptions > 100 && reused > 1000 && cancelled > 100,
+        preemptions > 50 && reused > 1000 && cancelled > 100,
         "nothing happened"
     );
 }

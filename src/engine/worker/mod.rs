@@ -235,3 +235,6 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Engine
         Err(EngineError::Internal(reason))
     })
 }
+
+#[cfg(test)]
+mod tests;

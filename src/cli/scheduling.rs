@@ -1,0 +1,79 @@
+//! Arguments about many requests at a time.
+
+use std::time::Duration;
+
+use crate::engine::{CacheSize, EngineBuilder};
+
+#[derive(Debug, clap::Args)]
+pub struct SchedulingArgs {
+    /// Memory for the KV cache, in MiB, or tokens as in 65536t [default: what 64 contexts need,
+    /// but at most a quarter of the memory that is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_cache)]
+    kv_cache: Option<CacheSize>,
+    /// Requests that are computed together
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
+    max_running: u32,
+    /// Requests that may wait; more are refused with status 429
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive())]
+    max_waiting: u32,
+    /// Tokens of all waiting prompts together
+    #[arg(long, value_name = "N", default_value_t = 131_072, value_parser = positive())]
+    max_waiting_tokens: u32,
+    /// Whether prompts that begin alike are computed once, which changes no answer: on or off
+    #[arg(long, default_value = "on", value_parser = parse_switch)]
+    prefix_reuse: bool,
+    /// Seconds after which a client that doesn't read its tokens is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = positive())]
+    reader_timeout: u32,
+}
+
+impl SchedulingArgs {
+    /// What was asked for, given to the engine.
+    pub fn apply(&self, builder: EngineBuilder) -> EngineBuilder {
+        let builder = builder
+            .running(self.max_running as usize)
+            .queue(self.max_waiting as usize, self.max_waiting_tokens as usize)
+            .prefix_reuse(self.prefix_reuse)
+            .patience(Duration::from_secs(u64::from(self.reader_timeout)));
+        match self.kv_cache {
+            Some(size) => builder.kv_cache(size),
+            None => builder,
+        }
+    }
+}
+
+fn positive() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
+}
+
+fn parse_cache(text: &str) -> Result<CacheSize, String> {
+    let (digits, is_tokens) = match text.strip_suffix('t') {
+        Some(digits) => (digits, true),
+        None => (text, false),
+    };
+    match digits.parse().ok().filter(|&number| number > 0) {
+        Some(tokens) if is_tokens => Ok(CacheSize::Tokens(tokens)),
+        Some(mib) => Ok(CacheSize::Bytes(usize::saturating_mul(mib, 1 << 20))),
+        None => Err("expected MiB, as in 2048, or tokens, as in 65536t".to_owned()),
+    }
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_given_in_mib_or_tokens() {
+        assert_eq!(parse_cache("100t"), Ok(CacheSize::Tokens(100)));
+        assert_eq!(parse_cache("72"), Ok(CacheSize::Bytes(72 << 20)));
+        assert!(parse_cache("0").is_err() && parse_cache("72M").is_err());
+    }
+}
