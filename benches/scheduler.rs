@@ -1,0 +1,107 @@
+//! What scheduling costs and what shared prompts save, on random weights in
+//! the shape of GPT-2 124M: `cargo bench --bench scheduler`.
+
+use std::time::{Duration, Instant};
+
+use gpt2_engine::engine::{
+    Engine, Event, Events, Request, SamplingOptions, SamplingParams, Speculation,
+};
+use gpt2_engine::model::{Config, Dtype, Gpt2, ModelFiles, TokenizerFiles};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Tokens that prompts have in common.
+const PREFIX: u32 = 400;
+const PAIRS: u32 = 7;
+
+fn main() -> Result<()> {
+    for streams in [1, 8, 64] {
+        scheduling(streams)?;
+    }
+    shared_prefix()
+}
+
+fn engine() -> Result<Engine> {
+    let config = Config::from_json(br#"{"n_embd": 768, "n_head": 12, "n_layer": 12}"#, "gpt2")?;
+    let files = ModelFiles {
+        // It speaks in ids.
+        tokenizer: TokenizerFiles::Missing,
+        ..ModelFiles::demo()
+    };
+    let model = Gpt2::random(config, Dtype::F32, 1)?;
+    // Guesses would make steps with one stream larger than they mostly are.
+    let builder = Engine::builder().model(files).speculation(Speculation::Off);
+    Ok(builder.start(model)?)
+}
+
+fn submit(engine: &Engine, prompt: Vec<u32>, tokens: u64) -> Result<Events> {
+    let params = SamplingParams::new(SamplingOptions {
+        max_tokens: Some(tokens),
+        ignore_eos: true,
+        ..Default::default()
+    })?;
+    Ok(engine.submit(Request::new(prompt, params))?)
+}
+
+/// The share of the steps' time that is not spent on the model and on choosing
+/// tokens.
+fn scheduling(streams: u32) -> Result<()> {
+    let engine = engine()?;
+    let prompt = |stream: u32| (stream..stream + 32).collect();
+    let streams_of = (0..streams).map(|stream| submit(&engine, prompt(stream), 64));
+    for mut events in streams_of.collect::<Result<Vec<_>>>()? {
+        while let Some(event) = events.blocking_next() {
+            if let Event::Failed(error) = event {
+                return Err(error.into());
+            }
+        }
+    }
+    let text = engine.metrics().encode();
+    let value = |name: &str| -> Result<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line.ok_or("no such metric")?.trim().parse()?)
+    };
+    let steps = value("gpt2_step_seconds_count")?;
+    let total = value("gpt2_step_seconds_sum")?;
+    let scheduling = value("gpt2_scheduling_seconds_total")?;
+    println!(
+        "{streams:>2} streams: {steps} steps of {:.2} ms, scheduling {:.1} us of each, {:.3}%",
+        1e3 * total / steps,
+        1e6 * scheduling / steps,
+        100.0 * scheduling / total
+    );
+    Ok(())
+}
+
+/// The time to the first token of prompts whose first 400 tokens are new, and
+/// of prompts that begin like one before.
+fn shared_prefix() -> Result<()> {
+    let engine = engine()?;
+    let first_token = |prefix: u32, own: u32| -> Result<Duration> {
+        let shared = (0..PREFIX).map(|i| (i * 31 + prefix * 1009) % 50_257);
+        let prompt = shared.chain(own..own + 8).collect();
+        let started = Instant::now();
+        let mut events = submit(&engine, prompt, 1)?;
+        match events.blocking_next() {
+            Some(Event::Token(_)) => Ok(started.elapsed()),
+            other => Err(format!("no token: {other:?}").into()),
+        }
+    };
+    let (mut cold, mut warm) = (Vec::new(), Vec::new());
+    for prefix in 0..PAIRS {
+        cold.push(first_token(prefix, 1)?);
+        warm.push(first_token(prefix, 100)?);
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64()
+    };
+    let (cold, warm) = (median(&mut cold), median(&mut warm));
+    println!(
+        "first token after 408 tokens: {:.1} ms; with 400 of them shared: {:.1} ms, {:.1}%",
+        1e3 * cold,
+        1e3 * warm,
+        100.0 * warm / cold
+    );
+    Ok(())
+}
