@@ -11,7 +11,7 @@ use super::config::Config;
 use super::files::ModelFiles;
 use super::kv_cache::{KvCache, LayerCache};
 use super::loader;
-use super::ops::{self, Then};
+use super::ops::{self, AttentionView, Then};
 use super::weights::{BlockWeights, Weights};
 use super::{Dtype, LoadOptions, ModelError};
 use crate::kernels::attention::{Heads, Piece};
@@ -29,7 +29,18 @@ pub trait Recorder {
     /// The residual stream: after the embedding (`layer` 0) and after each
     /// block (`layer` 1 to n_layer), before the final LayerNorm;
     /// `[rows, n_embd]`.
-    fn hidden(&mut self, layer: usize, x: &Tensor);
+    fn hidden(&mut self, layer: usize, x: &Tensor) -> Result<(), ModelError>;
+
+    /// The attention of block `layer`, from 0.
+    fn attention(&mut self, _layer: usize, _view: AttentionView<'_>) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// The residual stream between attention and MLP of block `layer`, from 0;
+    /// `[rows, n_embd]`.
+    fn between(&mut self, _layer: usize, _x: &Tensor) -> Result<(), ModelError> {
+        Ok(())
+    }
 }
 
 /// Records nothing, and costs nothing.
@@ -38,7 +49,9 @@ pub struct NoRecorder;
 
 impl Recorder for NoRecorder {
     #[inline(always)]
-    fn hidden(&mut self, _layer: usize, _x: &Tensor) {}
+    fn hidden(&mut self, _layer: usize, _x: &Tensor) -> Result<(), ModelError> {
+        Ok(())
+    }
 }
 
 impl Gpt2 {
@@ -117,10 +130,10 @@ impl Gpt2 {
         self.check(batch, cache)?;
         let pieces = ops::pieces(&batch.spans);
         let mut x = self.embed(batch)?;
-        recorder.hidden(0, &x);
+        recorder.hidden(0, &x)?;
         for (i, (block, layer_cache)) in self.weights.blocks.iter().zip(&cache.layers).enumerate() {
-            x = self.block(i, block, &x, &pieces, layer_cache)?;
-            recorder.hidden(i + 1, &x);
+            x = self.block(i, block, &x, &pieces, layer_cache, recorder)?;
+            recorder.hidden(i + 1, &x)?;
         }
         self.head(&x, batch)
     }
@@ -166,6 +179,7 @@ impl Gpt2 {
         x: &Tensor,
         pieces: &[Piece<'_>],
         cache: &LayerCache,
+        recorder: &mut impl Recorder,
     ) -> Result<Tensor, ModelError> {
         let epsilon = self.config.layer_norm_epsilon;
         let heads = Heads {
@@ -177,7 +191,17 @@ impl Gpt2 {
         let qkv = ops::linear(&normed, &block.c_attn, Then::Nothing)?; // [rows, 3·n_embd]
         ops::write_cache(&qkv, cache, pieces, heads)?;
         let attended = ops::attention(&qkv, cache, pieces, heads)?;
+        recorder.attention(
+            i,
+            AttentionView {
+                qkv: &qkv,
+                cache,
+                pieces,
+                heads,
+            },
+        )?;
         let x = ops::linear(&attended, &block.attn_c_proj, Then::Add(x))?;
+        recorder.between(i, &x)?;
 
         let normed = ops::layer_norm(&x, &block.ln_2, epsilon)?;
         let activation = Then::Activation(self.config.activation);
@@ -195,8 +219,18 @@ impl Gpt2 {
             });
         }
         let rows = Tensor::new(&*batch.logit_rows, &Device::Cpu)?;
-        let x = x.index_select(&rows, 0)?;
-        let x = ops::layer_norm(&x, &self.weights.ln_f, self.config.layer_norm_epsilon)?;
+        self.unembed(&x.index_select(&rows, 0)?)
+    }
+
+    /// The logits of rows of the residual stream `[rows, n_embd]`: the final
+    /// LayerNorm, then the head. On a stream before the last block it is the
+    /// logit lens (nostalgebraist, 2020).
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] if `x` has another shape.
+    pub fn unembed(&self, x: &Tensor) -> Result<Logits, ModelError> {
+        let vocab_size = self.config.vocab_size;
+        let x = ops::layer_norm(x, &self.weights.ln_f, self.config.layer_norm_epsilon)?;
         let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.wte);
         let values = ops::linear_values(&x, head)?;
         Ok(Logits { values, vocab_size })

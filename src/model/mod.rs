@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod files;
 mod gpt2;
+mod inspection;
 mod kv_cache;
 mod loader;
 mod ops;
@@ -21,7 +22,9 @@ pub use config::{Activation, Config};
 pub use error::ModelError;
 pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};
 pub use gpt2::{Gpt2, NoRecorder, Recorder};
+pub use inspection::{Inspection, Inspector, View};
 pub use kv_cache::KvCache;
+pub use ops::AttentionView;
 
 use std::str::FromStr;
 

@@ -97,6 +97,44 @@ pub(super) fn attention(
     qkv.apply_op3_no_bwd(&cache.keys, &cache.values, &Attend { pieces, heads })
 }
 
+/// An attention layer as it is computed, for a [`Recorder`](super::Recorder)
+/// to look into.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionView<'a> {
+    pub(super) qkv: &'a Tensor,
+    pub(super) cache: &'a LayerCache,
+    pub(super) pieces: &'a [Piece<'a>],
+    pub(super) heads: Heads,
+}
+
+impl AttentionView<'_> {
+    /// How much a row of the batch attends to each position of its sequence up
+    /// to its own, `position`, in one head: `[position + 1]`.
+    ///
+    /// # Errors
+    /// If the tensors aren't on the CPU.
+    pub fn weights(&self, row: usize, position: usize, head: usize) -> Result<Vec<f32>> {
+        let Self {
+            qkv, cache, heads, ..
+        } = *self;
+        let mut out = vec![0.0; position + 1];
+        with_values(qkv, |qkv| {
+            with_values(&cache.keys, |keys| {
+                let layer = attention::Attention {
+                    qkv,
+                    keys,
+                    values: &[],
+                    pieces: self.pieces,
+                    heads,
+                };
+                attention::weights(layer, row, head, &mut out);
+                Ok(())
+            })
+        })?;
+        Ok(out)
+    }
+}
+
 fn slice<'a, T: candle_core::WithDType>(
     storage: &'a CpuStorage,
     layout: &Layout,

@@ -65,21 +65,30 @@ impl Fixture {
         chunk: usize,
         recorder: &mut impl Recorder,
     ) -> Vec<Vec<f32>> {
+        let mut rows = Vec::new();
+        self.in_chunks(ids, chunk, |_, batch, cache| {
+            let logits = self.model.forward_recorded(batch, cache, recorder).unwrap();
+            rows.extend((0..logits.rows()).map(|r| Logits::row(&logits, r).to_vec()));
+        });
+        rows
+    }
+
+    /// Calls `forward` for each chunk of `ids`, with its length.
+    pub fn in_chunks(
+        &self,
+        ids: &[u32],
+        chunk: usize,
+        mut forward: impl FnMut(usize, &Batch, &mut KvCache),
+    ) {
         let mut cache = KvCache::new(self.model.config(), ids.len()).unwrap();
         let mut lease = cache.lease();
-        let mut rows = Vec::new();
         for part in ids.chunks(chunk) {
             lease.grow(part.len()).unwrap();
             let mut batch = Batch::new();
             batch.push(part, &lease, LogitRows::All).unwrap();
-            let logits = self
-                .model
-                .forward_recorded(&batch, &mut cache, recorder)
-                .unwrap();
+            forward(part.len(), &batch, &mut cache);
             lease.commit(part.len());
-            rows.extend((0..logits.rows()).map(|r| Logits::row(&logits, r).to_vec()));
         }
-        rows
     }
 }
 

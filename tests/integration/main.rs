@@ -7,6 +7,7 @@ mod demo;
 mod fixture;
 mod generation;
 mod http;
+mod inspection;
 mod parity;
 mod scheduling;
 mod speculation;

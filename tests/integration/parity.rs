@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use gpt2_engine::engine::{
     Engine, Event, Request, SamplingOptions, SamplingParams, Strategy, processed_scores,
 };
-use gpt2_engine::model::{Batch, KvCache, LogitRows, ModelFiles, Recorder};
+use gpt2_engine::model::{Batch, KvCache, LogitRows, ModelError, ModelFiles, Recorder};
 
 use crate::fixture::{self, Fixture, largest_difference, log_softmax};
 
@@ -17,9 +17,10 @@ const BOUND: f64 = 1e-4;
 struct Layers(Vec<Vec<f32>>);
 
 impl Recorder for Layers {
-    fn hidden(&mut self, layer: usize, x: &Tensor) {
+    fn hidden(&mut self, layer: usize, x: &Tensor) -> Result<(), ModelError> {
         assert_eq!(layer, self.0.len());
-        self.0.push(x.flatten_all().unwrap().to_vec1().unwrap());
+        self.0.push(x.flatten_all()?.to_vec1()?);
+        Ok(())
     }
 }
 

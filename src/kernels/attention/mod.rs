@@ -7,6 +7,7 @@
 //! the batch.
 
 mod cache;
+mod weights;
 
 use super::SharedMut;
 use super::activation::exp;
@@ -15,6 +16,7 @@ use super::linear::{Ahead, PANEL, multiply_rows};
 use super::pool;
 use super::vector::{LANES, Vector, by_halves, load_two, store_two};
 pub use cache::{BLOCK, Cache, write_cache};
+pub use weights::weights;
 
 /// Rows in a [`Piece`] at most.
 pub const PIECE_ROWS: usize = 12;

@@ -1,0 +1,103 @@
+//! What a look inside shows, against transformers.
+
+use gpt2_engine::model::{Inspection, Inspector, View};
+
+use crate::fixture::{self, Fixture, largest_difference};
+
+const BOUND: f64 = 1e-4;
+
+/// A look at everything, the text computed in chunks of `chunk` tokens.
+fn inspect(fixture: &Fixture, ids: &[u32], chunk: usize) -> Inspection {
+    let config = fixture.model.config();
+    let view = View {
+        layers: (0..config.n_layer).collect(),
+        heads: (0..config.n_head).collect(),
+        positions: (0..ids.len()).collect(),
+        streams: (0..ids.len()).collect(),
+    };
+    let mut inspection = Inspection::new(view, config).unwrap();
+    fixture.in_chunks(ids, chunk, |rows, batch, cache| {
+        let mut inspector = Inspector::default();
+        inspector.look(0..rows, &mut inspection);
+        let model = &fixture.model;
+        model
+            .forward_recorded(batch, cache, &mut inspector)
+            .unwrap();
+    });
+    assert_eq!(inspection.seen(), ids.len());
+    inspection
+}
+
+/// Euclidean norms of the rows of `a - b`.
+fn norms(a: &[f32], b: &[f32], n_embd: usize) -> Vec<f32> {
+    let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>().sqrt();
+    difference.chunks(n_embd).map(norm).collect()
+}
+
+#[test]
+fn attention_and_streams_equal_transformers() {
+    let mut worst = [0.0f64; 3];
+    let mut note = |kind: usize, name: &str, found: &[f32], expected: &[f32]| {
+        let difference = largest_difference(found, expected);
+        assert!(difference < BOUND, "{name}: {difference:e}");
+        worst[kind] = worst[kind].max(difference);
+    };
+    for name in fixture::variants() {
+        let fixture = Fixture::load(&name);
+        let ids = fixture.ids("/input_ids");
+        let n_embd = fixture.model.config().n_embd;
+        let inspection = inspect(&fixture, &ids, 7);
+        for (layer, heads) in inspection.attention().iter().enumerate() {
+            let expected = fixture.tensor(&format!("attention.{layer}"));
+            // transformers pads with the zeros of the causal mask.
+            let padded = |weights: &Vec<f32>| {
+                let zeros = vec![0.0; ids.len() - weights.len()];
+                [weights.clone(), zeros].concat()
+            };
+            let found: Vec<f32> = heads.iter().flatten().flat_map(padded).collect();
+            note(0, &name, &found, &expected);
+        }
+        let mut before = Vec::new();
+        for (layer, stream) in inspection.streams().iter().enumerate() {
+            let expected = fixture.tensor(&format!("hidden.{layer}"));
+            note(1, &name, stream, &expected);
+            let zeros = vec![0.0; expected.len()];
+            let residual = &inspection.norms().residual[layer];
+            note(2, &name, residual, &norms(&expected, &zeros, n_embd));
+            if layer > 0 {
+                // Both writes together can't be longer than their sum.
+                let whole = norms(&expected, &before, n_embd);
+                let writes = &inspection.norms();
+                let parts = writes.attention[layer - 1]
+                    .iter()
+                    .zip(&writes.mlp[layer - 1]);
+                assert!(
+                    whole
+                        .iter()
+                        .zip(parts)
+                        .all(|(w, (a, m))| *w <= a + m + 1e-3)
+                );
+            }
+            before = expected;
+        }
+    }
+    let [attention, streams, norms] = worst;
+    println!(
+        "largest differences: attention {attention:.1e}, streams {streams:.1e}, norms {norms:.1e}"
+    );
+}
+
+#[test]
+fn chunks_change_nothing() {
+    let fixture = Fixture::load("bpe-json");
+    let ids = fixture.ids("/input_ids");
+    let whole = inspect(&fixture, &ids, ids.len());
+    let mut pieces = inspect(&fixture, &ids, 1);
+    assert_eq!(whole.attention(), pieces.attention());
+    assert_eq!(whole.streams(), pieces.streams());
+    assert_eq!(whole.norms(), pieces.norms());
+    pieces.restart();
+    assert_eq!(pieces.seen(), 0);
+    assert!(pieces.norms().residual.iter().all(Vec::is_empty));
+}
