@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::EngineError;
 use super::event::Event;
+use super::inspect::Inspecting;
 use super::queue::Place;
-use super::scheduler::Runnable;
+use super::scheduler::{Purpose, Runnable};
 use super::score::TokenScore;
 use super::sequence::Sequence;
 use super::speculation::LONGEST;
@@ -37,6 +38,7 @@ pub struct Job {
 enum Task {
     Generate(Box<Generation>),
     Score(Scoring),
+    Inspect(Box<Inspecting>),
 }
 
 /// A text that is being continued.
@@ -105,6 +107,11 @@ impl Job {
         Self::new(task, admission, metrics)
     }
 
+    /// A text to look at.
+    pub fn inspect(inspecting: Inspecting, admission: Admission, metrics: Arc<Metrics>) -> Self {
+        Self::new(Task::Inspect(Box::new(inspecting)), admission, metrics)
+    }
+
     fn new(task: Task, admission: Admission, metrics: Arc<Metrics>) -> Self {
         Self {
             task,
@@ -119,7 +126,7 @@ impl Job {
     pub fn draft(&self) -> &[u32] {
         match &self.task {
             Task::Generate(generation) => generation.sequence.draft(),
-            Task::Score(_) => &[],
+            Task::Score(_) | Task::Inspect(_) => &[],
         }
     }
 
@@ -129,8 +136,16 @@ impl Job {
             Task::Generate(generation) if !logits.is_empty() => {
                 generation.advance(logits, self.submitted, &self.metrics);
             }
-            Task::Generate(_) => {}
+            Task::Generate(_) | Task::Inspect(_) => {}
             Task::Score(scoring) => scoring.advance(logits),
+        }
+    }
+
+    /// What is recorded of its tokens while they are computed.
+    pub fn inspecting(&mut self) -> Option<&mut Inspecting> {
+        match &mut self.task {
+            Task::Inspect(inspecting) => Some(inspecting),
+            Task::Generate(_) | Task::Score(_) => None,
         }
     }
 
@@ -139,6 +154,7 @@ impl Job {
         match &self.task {
             Task::Generate(generation) => generation.sequence.is_over(),
             Task::Score(scoring) => scoring.answer.is_none(),
+            Task::Inspect(inspecting) => inspecting.answer.is_none(),
         }
     }
 
@@ -147,6 +163,7 @@ impl Job {
         let abandoned = match &self.task {
             Task::Generate(generation) => generation.events.is_closed(),
             Task::Score(scoring) => scoring.answer.as_ref().is_none_or(|a| a.is_closed()),
+            Task::Inspect(inspecting) => inspecting.answer.as_ref().is_none_or(|a| a.is_closed()),
         };
         if abandoned {
             return false;
@@ -172,8 +189,14 @@ impl Job {
                 let _ = generation.events.try_send(Event::Failed(error));
             }
             Task::Score(scoring) => {
-                let answer = scoring.answer.take();
-                let _ = answer.map(|answer| answer.send(Err(error)));
+                if let Some(answer) = scoring.answer.take() {
+                    let _ = answer.send(Err(error));
+                }
+            }
+            Task::Inspect(inspecting) => {
+                if let Some(answer) = inspecting.answer.take() {
+                    let _ = answer.send(Err(error));
+                }
             }
         }
     }
@@ -184,17 +207,22 @@ impl Runnable for Job {
         match &self.task {
             Task::Generate(generation) => generation.sequence.tokens(),
             Task::Score(scoring) => &scoring.ids,
+            Task::Inspect(inspecting) => &inspecting.ids,
         }
     }
 
-    fn scores(&self) -> bool {
-        matches!(self.task, Task::Score(_))
+    fn purpose(&self) -> Purpose {
+        match self.task {
+            Task::Generate(_) => Purpose::Continue,
+            Task::Score(_) => Purpose::Score,
+            Task::Inspect(_) => Purpose::Inspect,
+        }
     }
 
     fn is_ready(&self) -> bool {
         match &self.task {
             Task::Generate(generation) => generation.is_ready(),
-            Task::Score(_) => true,
+            Task::Score(_) | Task::Inspect(_) => true,
         }
     }
 
@@ -213,6 +241,7 @@ impl Runnable for Job {
             Task::Generate(generation) => generation.sequence.started(reused),
             // Computed again from the first token on.
             Task::Score(scoring) => scoring.scores.truncate(1),
+            Task::Inspect(inspecting) => inspecting.inspection.restart(),
         }
     }
 }

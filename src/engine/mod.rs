@@ -11,6 +11,7 @@ mod builder;
 mod capacity;
 mod error;
 mod event;
+mod inspect;
 mod job;
 mod params;
 mod queue;
@@ -33,6 +34,7 @@ pub use builder::EngineBuilder;
 pub use capacity::CacheSize;
 pub use error::EngineError;
 pub use event::{Event, Events, FinishReason, Finished, Token, Usage};
+pub use inspect::{InspectRequest, Inspected};
 pub use params::{MAX_LOGPROBS, ParamError, SamplingOptions, SamplingParams, Strategy};
 pub use sampling::{Chosen, Sampler, processed_scores};
 pub use scheduler::PREFILL_CHUNK;
@@ -42,6 +44,7 @@ pub use speculation::Speculation;
 use crate::metrics::Metrics;
 use crate::model::Config;
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use inspect::Inspecting;
 use job::{Admission, EVENTS};
 use queue::Queue;
 use worker::Command;
@@ -173,6 +176,28 @@ impl Engine {
     pub fn score_blocking(&self, ids: Vec<u32>) -> Result<Vec<TokenScore>, EngineError> {
         let answer = self.submit_score(ids, 0)?;
         answer.blocking_recv().unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// Looks at what the model does with a text.
+    ///
+    /// # Errors
+    /// [`EngineError::Param`] for what is too much or not there, and as
+    /// [`submit`](Self::submit).
+    pub async fn inspect(&self, request: InspectRequest) -> Result<Inspected, EngineError> {
+        self.check_ids(&request.ids)?;
+        let tokens = request.ids.len();
+        let (answer, receiver) = oneshot::channel();
+        let inspecting = Inspecting::new(request, self.config(), answer)?;
+        let place = self.shared.queue.enter(&[tokens])?.pop();
+        self.send(Command::Inspect {
+            inspecting,
+            admission: Admission {
+                place: place.ok_or(EngineError::Stopped)?,
+                deadline: None,
+                submitted: Instant::now(),
+            },
+        })?;
+        receiver.await.unwrap_or(Err(EngineError::Stopped))
     }
 
     /// The model's name.

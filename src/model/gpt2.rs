@@ -9,6 +9,7 @@ use super::batch::{Batch, Logits};
 use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::files::ModelFiles;
+use super::inspection::Inspection;
 use super::kv_cache::{KvCache, LayerCache};
 use super::loader;
 use super::ops::{self, AttentionView, Then};
@@ -222,13 +223,38 @@ impl Gpt2 {
         self.unembed(&x.index_select(&rows, 0)?)
     }
 
-    /// The logits of rows of the residual stream `[rows, n_embd]`: the final
-    /// LayerNorm, then the head. On a stream before the last block it is the
-    /// logit lens (nostalgebraist, 2020).
+    /// What the model would say at `position` if it ended after the embedding,
+    /// or after each block: the logit lens (nostalgebraist, 2020);
+    /// `[n_layer + 1, vocab_size]`.
     ///
     /// # Errors
-    /// [`ModelError::Candle`] if `x` has another shape.
-    pub fn unembed(&self, x: &Tensor) -> Result<Logits, ModelError> {
+    /// [`ModelError::Batch`] if the stream of that position was not kept.
+    pub fn logit_lens(
+        &self,
+        inspection: &Inspection,
+        position: usize,
+    ) -> Result<Logits, ModelError> {
+        let n_embd = self.config.n_embd;
+        let streams = &inspection.view().streams;
+        let place = streams.iter().position(|&kept| kept == position);
+        let place = place.ok_or_else(|| {
+            ModelError::Batch(format!("the stream of position {position} was not kept"))
+        })?;
+        let rows = inspection.streams().iter();
+        let rows: Vec<f32> = rows
+            .flat_map(|stream| &stream[place * n_embd..][..n_embd])
+            .copied()
+            .collect();
+        self.unembed(&Tensor::from_vec(
+            rows,
+            (self.config.n_layer + 1, n_embd),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// The logits of rows of the residual stream `[rows, n_embd]`: the final
+    /// LayerNorm, then the head.
+    fn unembed(&self, x: &Tensor) -> Result<Logits, ModelError> {
         let vocab_size = self.config.vocab_size;
         let x = ops::layer_norm(x, &self.weights.ln_f, self.config.layer_norm_epsilon)?;
         let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.wte);

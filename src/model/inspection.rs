@@ -11,7 +11,7 @@ use super::{Config, ModelError};
 use crate::kernels::pool;
 
 /// What is to be looked at.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     /// Blocks whose attention is recorded, from 0.
     pub layers: Vec<usize>,
@@ -25,7 +25,7 @@ pub struct View {
 }
 
 /// What was seen.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Inspection {
     view: View,
     n_embd: usize,

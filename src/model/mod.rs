@@ -22,7 +22,7 @@ pub use config::{Activation, Config};
 pub use error::ModelError;
 pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};
 pub use gpt2::{Gpt2, NoRecorder, Recorder};
-pub use inspection::{Inspection, Inspector, View};
+pub use inspection::{Inspection, Inspector, Norms, View};
 pub use kv_cache::KvCache;
 pub use ops::AttentionView;
 

@@ -1,8 +1,10 @@
 //! What a look inside shows, against transformers.
 
+use gpt2_engine::engine::{Engine, InspectRequest, Request, SamplingOptions, SamplingParams};
 use gpt2_engine::model::{Inspection, Inspector, View};
 
 use crate::fixture::{self, Fixture, largest_difference};
+use crate::generation::{answer, collect};
 
 const BOUND: f64 = 1e-4;
 
@@ -100,4 +102,62 @@ fn chunks_change_nothing() {
     pieces.restart();
     assert_eq!(pieces.seen(), 0);
     assert!(pieces.norms().residual.iter().all(Vec::is_empty));
+}
+
+#[test]
+fn the_engine_looks_inside_while_others_go_on() {
+    let engine = Engine::builder().build().unwrap();
+    let ids = engine
+        .tokenizer()
+        .unwrap()
+        .encode("Once upon a time, there was a shy");
+    let ids = ids.unwrap();
+    let options = |max_tokens| SamplingOptions {
+        max_tokens: Some(max_tokens),
+        logprobs: Some(3),
+        ignore_eos: true,
+        ..Default::default()
+    };
+    let request = |max_tokens| {
+        let params = SamplingParams::new(options(max_tokens)).unwrap();
+        Request::new(ids.clone(), params)
+    };
+    let alone = answer(&engine, request(200));
+    let beside = engine.submit(request(200)).unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let look = InspectRequest {
+        ids: ids.clone(),
+        attention: true,
+        lens: 3,
+        lens_positions: Some(vec![2, ids.len() - 1]),
+        ..Default::default()
+    };
+    let seen = runtime.block_on(engine.inspect(look)).unwrap();
+    assert_eq!(collect(beside), alone, "a look beside it changed an answer");
+
+    let config = engine.config();
+    let attention = seen.inspection.attention();
+    assert_eq!(
+        (attention.len(), attention[0].len()),
+        (config.n_layer, config.n_head)
+    );
+    for weights in attention.iter().flatten().flatten() {
+        let total: f32 = weights.iter().sum();
+        assert!((total - 1.0).abs() < 1e-5, "weights add up to {total}");
+    }
+    // After the last block the lens shows what the model says.
+    let mut next = engine.submit(request(1)).unwrap();
+    let Some(gpt2_engine::engine::Event::Token(token)) = next.blocking_next() else {
+        panic!("no token");
+    };
+    assert_eq!(seen.lens.len(), config.n_layer + 1);
+    let last = &seen.lens[config.n_layer][1];
+    assert_eq!(last.len(), 3);
+    for (lens, top) in last.iter().zip(&token.top) {
+        assert_eq!(lens.token_id, top.token_id);
+        assert!((lens.logprob - top.logprob).abs() < 1e-4);
+    }
 }

@@ -32,8 +32,8 @@ pub trait Runnable {
     /// Its tokens, as far as they are known. Never empty.
     fn tokens(&self) -> &[u32];
 
-    /// Whether every token is scored, rather than the last one continued.
-    fn scores(&self) -> bool;
+    /// What is to become of its tokens.
+    fn purpose(&self) -> Purpose;
 
     /// Whether what it produces can be handed over.
     fn is_ready(&self) -> bool;
@@ -45,6 +45,17 @@ pub trait Runnable {
     /// It has left the queue, for the first time or again, and goes on from
     /// the `reused`-th token on.
     fn started(&mut self, reused: usize);
+}
+
+/// What a job wants of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The token after the last one, and so on.
+    Continue,
+    /// The logits of every one.
+    Score,
+    /// That they are computed while someone looks.
+    Inspect,
 }
 
 /// The bounds of a step.
@@ -223,10 +234,9 @@ impl<J: Runnable> Scheduler<J> {
             // Wrong guesses are forgotten, and the last token of a text that
             // goes on is yet to be computed.
             let known = job.tokens();
-            lease.truncate(if job.scores() {
-                known.len()
-            } else {
-                known.len() - 1
+            lease.truncate(match job.purpose() {
+                Purpose::Continue => known.len() - 1,
+                Purpose::Score | Purpose::Inspect => known.len(),
             });
             if self.bounds.reuse {
                 lease.publish(known);
@@ -327,11 +337,12 @@ impl<J: Runnable> Scheduler<J> {
         } else {
             budget.prompts -= count.min(budget.prompts);
         }
-        let rows = match (running.job.scores(), count == rest) {
-            (true, _) => LogitRows::All,
-            (false, false) => LogitRows::None,
-            (false, true) if guesses > 0 => LogitRows::All,
-            (false, true) => LogitRows::Last,
+        let rows = match running.job.purpose() {
+            Purpose::Score => LogitRows::All,
+            Purpose::Inspect => LogitRows::None,
+            Purpose::Continue if count < rest => LogitRows::None,
+            Purpose::Continue if guesses > 0 => LogitRows::All,
+            Purpose::Continue => LogitRows::Last,
         };
         Some(Span {
             index,
@@ -346,7 +357,7 @@ impl<J: Runnable> Scheduler<J> {
     fn reuse(&mut self, index: usize) -> bool {
         let (older, running) = self.running.split_at_mut(index);
         let Running { job, lease, .. } = &mut running[0];
-        if !self.bounds.reuse || job.scores() {
+        if !self.bounds.reuse || job.purpose() != Purpose::Continue {
             return false;
         }
         lease.reuse(job.tokens());
@@ -392,20 +403,18 @@ impl<J: Runnable> Running<J> {
 
     /// Most tokens of a piece of its prompt, given the room of the step.
     fn limit(&self, room: usize) -> usize {
-        if self.job.scores() {
-            room.min(SCORE_CHUNK)
-        } else {
-            room
+        match self.job.purpose() {
+            Purpose::Score => room.min(SCORE_CHUNK),
+            Purpose::Continue | Purpose::Inspect => room,
         }
     }
 
     /// Guesses as many tokens as there is room for without taking blocks from
     /// others.
     fn guess(&mut self, most: usize) -> usize {
-        let guesses = if self.job.scores() {
-            0
-        } else {
-            self.job.guess(most)
+        let guesses = match self.job.purpose() {
+            Purpose::Continue => self.job.guess(most),
+            Purpose::Score | Purpose::Inspect => 0,
         };
         if guesses > 0 && self.lease.grow(1 + guesses).is_err() {
             return self.job.guess(0);

@@ -79,8 +79,11 @@ impl Runnable for Fake {
         &self.tokens
     }
 
-    fn scores(&self) -> bool {
-        self.scores
+    fn purpose(&self) -> Purpose {
+        match self.scores {
+            true => Purpose::Score,
+            false => Purpose::Continue,
+        }
     }
 
     fn is_ready(&self) -> bool {

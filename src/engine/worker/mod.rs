@@ -10,15 +10,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::EngineError;
 use super::event::Event;
+use super::inspect::Inspecting;
 use super::job::{Admission, Job};
 use super::params::SamplingParams;
-use super::scheduler::{Bounds, Runnable, Scheduler, Span};
+use super::scheduler::{Bounds, Runnable, Running, Scheduler, Span};
 use super::score::TokenScore;
 use super::sequence::{Context, Limits, Sequence};
 use super::speculation::Speculation;
 use crate::kernels::pool;
 use crate::metrics::{EngineState, Metrics};
-use crate::model::{Batch, Gpt2, KvCache, Logits, ModelError};
+use crate::model::{Batch, Gpt2, Inspector, KvCache, Logits, ModelError};
 use crate::tokenizer::Tokenizer;
 
 /// What the engine's handle asks of the worker.
@@ -38,17 +39,43 @@ pub enum Command {
         answer: oneshot::Sender<Result<Vec<TokenScore>, EngineError>>,
         admission: Admission,
     },
+    /// Look at a checked text.
+    Inspect {
+        inspecting: Inspecting,
+        admission: Admission,
+    },
 }
 
 /// What computes logits. The one there is, is [`Gpt2`]; tests have others.
 pub trait Forward {
-    /// See [`Gpt2::forward`].
-    fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError>;
+    /// See [`Gpt2::forward_recorded`].
+    fn forward(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        inspector: &mut Inspector<'_>,
+    ) -> Result<Logits, ModelError>;
+
+    /// See [`Inspecting::answer_if_done`].
+    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError>;
 }
 
 impl Forward for Gpt2 {
-    fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
-        Gpt2::forward(self, batch, cache)
+    fn forward(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        inspector: &mut Inspector<'_>,
+    ) -> Result<Logits, ModelError> {
+        if inspector.is_empty() {
+            Gpt2::forward(self, batch, cache)
+        } else {
+            self.forward_recorded(batch, cache, inspector)
+        }
+    }
+
+    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
+        inspecting.answer_if_done(self)
     }
 }
 
@@ -142,6 +169,10 @@ impl<M: Forward> Worker<M> {
                 answer,
                 admission,
             } => Job::score(ids, alternatives, answer, admission, metrics),
+            Command::Inspect {
+                inspecting,
+                admission,
+            } => Job::inspect(inspecting, admission, metrics),
         });
     }
 
@@ -175,27 +206,35 @@ impl<M: Forward> Worker<M> {
 
     fn forward(&mut self, spans: &[Span]) -> Result<Logits, EngineError> {
         let mut batch = Batch::new();
-        for span in spans {
-            let running = &self.scheduler.running()[span.index];
+        let mut inspector = Inspector::default();
+        for (span, running) in chosen(spans, self.scheduler.running()) {
+            let first = batch.len();
             let known = &running.job.tokens()[span.tokens.clone()];
             let tokens = [known, &running.job.draft()[..span.guesses]].concat();
             batch.push(&tokens, &running.lease, span.rows)?;
+            if let Some(inspecting) = running.job.inspecting() {
+                inspector.look(first..batch.len(), &mut inspecting.inspection);
+            }
         }
-        Ok(self.model.forward(&batch, &mut self.cache)?)
+        let cache = &mut self.cache;
+        let logits = self.model.forward(&batch, cache, &mut inspector)?;
+        for (_, running) in chosen(spans, self.scheduler.running()) {
+            if let Some(inspecting) = running.job.inspecting() {
+                self.model.answer(inspecting)?;
+            }
+        }
+        Ok(logits)
     }
 
     /// Lets each job choose its next tokens and send their events, all of them
     /// in parallel: a row's sampler depends on nothing but its own request.
     fn emit(&mut self, spans: &[Span], mut logits: Logits) {
         let mut rows = logits.rows_mut();
-        let mut spans = spans.iter().peekable();
-        let mut turns = Vec::new();
-        for (index, running) in self.scheduler.running().iter_mut().enumerate() {
-            if let Some(span) = spans.next_if(|span| span.index == index) {
-                let rows: Vec<&mut [f32]> = rows.by_ref().take(span.logit_rows()).collect();
-                turns.push((&mut running.job, rows));
-            }
-        }
+        let turns = chosen(spans, self.scheduler.running()).map(|(span, running)| {
+            let rows: Vec<&mut [f32]> = rows.by_ref().take(span.logit_rows()).collect();
+            (&mut running.job, rows)
+        });
+        let mut turns: Vec<_> = turns.collect();
         pool::for_each_chunk(&mut turns, 1, |_, turn| {
             for (job, rows) in turn {
                 job.advance(rows);
@@ -220,6 +259,19 @@ impl<M: Forward> Worker<M> {
             blocks: [blocks.total, blocks.used, blocks.shared, blocks.idle],
         });
     }
+}
+
+/// The spans of a step with their jobs.
+fn chosen<'a>(
+    spans: &'a [Span],
+    running: &'a mut [Running<Job>],
+) -> impl Iterator<Item = (&'a Span, &'a mut Running<Job>)> {
+    let mut spans = spans.iter().peekable();
+    let all = running.iter_mut().enumerate();
+    all.filter_map(move |(index, running)| {
+        let span = spans.next_if(|span| span.index == index)?;
+        Some((span, running))
+    })
 }
 
 /// Turns a panic into an error, so that one step's bug is not the end of the

@@ -13,7 +13,16 @@ const FAILS: u32 = 14;
 struct Fake;
 
 impl Forward for Fake {
-    fn forward(&self, batch: &Batch, _: &mut KvCache) -> Result<Logits, ModelError> {
+    fn answer(&self, _: &mut Inspecting) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn forward(
+        &self,
+        batch: &Batch,
+        _: &mut KvCache,
+        _: &mut Inspector<'_>,
+    ) -> Result<Logits, ModelError> {
         assert!(!batch.tokens().contains(&PANICS), "on purpose");
         if batch.tokens().contains(&FAILS) {
             return Err(ModelError::Batch("on purpose".to_owned()));
