@@ -4,8 +4,10 @@
 mod bad_checkpoints;
 mod cli;
 mod demo;
+mod fake_hub;
 mod fixture;
 mod http;
+mod hub;
 mod parity;
 mod speculation;
 mod tidy;
