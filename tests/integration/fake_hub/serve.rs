@@ -140,17 +140,26 @@ fn take_fault(state: &State, seen: &Seen) -> Option<Fault> {
 
 // ---- what the hub says ----
 
-/// `/api/models/ID/revision/REV` and `/ID/resolve/REV/FILE`.
+/// `/api/models/ID/revision/REV`, `/api/models/ID/tree/REV` (which only Python
+/// asks for) and `/ID/resolve/REV/FILE`.
 fn hub(state: &State, seen: &Seen, store: SocketAddr) -> Answer {
     let path = seen.path.split('?').next().unwrap_or_default();
     let repos = state.repos.lock().unwrap();
     let not_found = || Answer::error(404, "RepoNotFound", "Repository not found");
     if let Some(rest) = path.strip_prefix("/api/models/") {
-        let (id, revision) = rest.split_once("/revision/").unwrap_or((rest, "main"));
-        let Some(repo) = repos.get(id).filter(|repo| may_see(repo, seen)) else {
-            return not_found();
+        let about = |(id, revision): (&str, &str), answer: fn(&str, &Repo, &str) -> Answer| {
+            let repo = repos.get(id).filter(|repo| may_see(repo, seen));
+            repo.map_or_else(not_found, |repo| {
+                answer(id, repo, &revision.replace("%2F", "/"))
+            })
         };
-        return info(id, repo, &revision.replace("%2F", "/"));
+        return match rest.split_once("/tree/") {
+            Some(tree_of) => about(tree_of, tree),
+            None => about(
+                rest.split_once("/revision/").unwrap_or((rest, "main")),
+                info,
+            ),
+        };
     }
     if let Some(rest) = path.strip_prefix("/api/resolve-cache/models/") {
         let mut parts = rest.splitn(4, '/');
@@ -196,6 +205,25 @@ fn info(id: &str, repo: &Repo, revision: &str) -> Answer {
         "gated": repo.gated, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0,
     });
     Answer::page(200, info.to_string()).header("Content-Type", "application/json")
+}
+
+fn tree(_id: &str, repo: &Repo, revision: &str) -> Answer {
+    let Some((_, files)) = commit_of(repo, revision) else {
+        return Answer::error(404, "RevisionNotFound", "Invalid rev id");
+    };
+    let entry = |(path, content): (&String, &Content)| {
+        let size = content.bytes.len();
+        let mut entry = json!({"type": "file", "path": path, "size": size, "oid": content.etag});
+        if content.large {
+            // The object in git is a small text that names the content.
+            entry["oid"] = json!(content.etag[..40]);
+            entry["lfs"] = json!({"oid": content.etag, "size": size, "pointerSize": 134});
+        }
+        entry
+    };
+    let entries: Vec<Value> = files.iter().map(entry).collect();
+    let text = Value::from(entries).to_string();
+    Answer::page(200, text).header("Content-Type", "application/json")
 }
 
 /// Large files are redirected to the store, small ones to another address of
