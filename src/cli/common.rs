@@ -6,15 +6,52 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 
 use super::Usage;
+use super::progress::Display;
 use crate::engine::{Engine, EngineBuilder, Speculation};
-use crate::hub;
+use crate::hub::{self, Hub, Settings};
 use crate::model::{Dtype, ModelFiles};
+
+/// Which model, and where it may come from.
+#[derive(Debug, clap::Args)]
+pub struct SourceArgs {
+    /// `demo` (embedded), a folder with config.json, weights and tokenizer, or a model on Hugging
+    /// Face: gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, or OWNER/NAME, perhaps with
+    /// @REVISION [default: demo]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Branch, tag or commit of a model on Hugging Face [default: main]
+    #[arg(long, value_name = "REVISION", requires = "model")]
+    revision: Option<String>,
+    /// Use what is in the cache and open no connection
+    #[arg(long)]
+    offline: bool,
+}
+
+impl SourceArgs {
+    /// The model's files, fetched if need be.
+    pub fn files(&self) -> Result<ModelFiles> {
+        let Some(name) = self.model.as_deref() else {
+            return Ok(ModelFiles::demo());
+        };
+        let revision = self.revision.as_deref();
+        if let Some(files) = hub::local(name, revision)? {
+            return Ok(files);
+        }
+        Ok(open_hub(self.offline)?.resolve(name, revision, &Display::new())?)
+    }
+}
+
+/// The hub as the environment has it.
+pub fn open_hub(offline: bool) -> Result<Hub> {
+    let mut settings = Settings::from_env()?;
+    settings.offline |= offline;
+    Ok(Hub::new(settings))
+}
 
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// `demo` (embedded) or a folder with config.json, weights and tokenizer
-    #[arg(long, value_name = "MODEL")]
-    model: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Precision of the weights: f32, bf16, q8 or q4 [default: f32; bench measures each]
     #[arg(long, value_parser = parse_dtype)]
     dtype: Option<Dtype>,
@@ -35,12 +72,12 @@ enum Device {
 impl ModelArgs {
     /// Whether a model was named.
     pub fn is_default(&self) -> bool {
-        self.model.is_none()
+        self.source.model.is_none()
     }
 
     /// The model's files.
     pub fn files(&self) -> Result<ModelFiles> {
-        Ok(hub::resolve(self.model.as_deref().unwrap_or("demo"))?)
+        self.source.files()
     }
 
     /// Loads the model and starts an engine on it.

@@ -6,6 +6,9 @@
 mod bench;
 mod common;
 mod generate;
+mod models;
+mod progress;
+mod pull;
 mod scheduling;
 mod score;
 mod serve;
@@ -39,6 +42,10 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     /// Token ids to text
     Detokenize(tokenize::DetokenizeArgs),
+    /// Fetch a model from Hugging Face into the cache
+    Pull(pull::Args),
+    /// List or remove the models in the cache
+    Models(models::Args),
     /// Measure speed and memory
     Bench(bench::Args),
 }
@@ -58,6 +65,8 @@ pub fn main() -> ExitCode {
         Command::Score(args) => score::run(args),
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Detokenize(args) => tokenize::detokenize(args),
+        Command::Pull(args) => pull::run(args),
+        Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(args),
     };
     match result {

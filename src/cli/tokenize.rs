@@ -6,17 +6,15 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Usage;
-use super::common::text_or_stdin;
-use crate::hub;
+use super::common::{SourceArgs, text_or_stdin};
 use crate::tokenizer::Tokenizer;
 
 #[derive(Debug, clap::Args)]
 pub struct TokenizeArgs {
     /// The text; standard input when `-` or missing
     text: Option<String>,
-    /// `demo` (embedded) or a folder with a tokenizer
-    #[arg(long, default_value = "demo")]
-    model: String,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -27,14 +25,13 @@ pub struct DetokenizeArgs {
     /// Token ids
     #[arg(required = true, value_name = "ID")]
     ids: Vec<u32>,
-    /// `demo` (embedded) or a folder with a tokenizer
-    #[arg(long, default_value = "demo")]
-    model: String,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Runs `gpt2 tokenize`.
 pub fn tokenize(args: TokenizeArgs) -> Result<()> {
-    let tokenizer = Tokenizer::load(&hub::resolve(&args.model)?.tokenizer)?;
+    let tokenizer = Tokenizer::load(&args.source.files()?.tokenizer)?;
     let ids = tokenizer.encode(&text_or_stdin(args.text)?)?;
     let tokens = ids
         .iter()
@@ -53,7 +50,7 @@ pub fn tokenize(args: TokenizeArgs) -> Result<()> {
 
 /// Runs `gpt2 detokenize`.
 pub fn detokenize(args: DetokenizeArgs) -> Result<()> {
-    let tokenizer = Tokenizer::load(&hub::resolve(&args.model)?.tokenizer)?;
+    let tokenizer = Tokenizer::load(&args.source.files()?.tokenizer)?;
     let size = tokenizer.vocab_size();
     if let Some(id) = args.ids.iter().find(|&&id| id as usize >= size) {
         return Err(Usage(format!("{id} is not below the vocabulary's size, {size}")).into());

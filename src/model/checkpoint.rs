@@ -18,6 +18,17 @@ const READ_BYTES: usize = 1 << 18;
 /// The safetensors format's own bound on its header.
 const MAX_HEADER: u64 = 100_000_000;
 
+impl WeightFiles {
+    /// The dtype in which most of the weights are stored, such as `f32`, from
+    /// the files' headers.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a file is missing or its header malformed.
+    pub fn stored_dtype(&self) -> Result<String, ModelError> {
+        Ok(Checkpoint::open(self)?.main_dtype())
+    }
+}
+
 /// An opened checkpoint; nothing but headers has been read yet.
 pub(super) struct Checkpoint {
     /// The file that messages about missing tensors name.
@@ -157,6 +168,21 @@ impl Checkpoint {
     pub(super) fn elements(&self) -> usize {
         let elements = |e: &Entry| e.shape.iter().product::<usize>();
         self.tensors.values().map(elements).sum()
+    }
+
+    /// The dtype that most elements are stored in.
+    fn main_dtype(&self) -> String {
+        let mut elements: BTreeMap<String, usize> = BTreeMap::new();
+        for entry in self.tensors.values() {
+            let dtype = match &entry.stored {
+                Stored::Raw { dtype, .. } => format!("{dtype:?}"),
+                Stored::Pickled(dtype) => format!("{dtype:?}"),
+            };
+            *elements.entry(dtype.to_lowercase()).or_default() +=
+                entry.shape.iter().product::<usize>();
+        }
+        let most = elements.into_iter().max_by_key(|(_, count)| *count);
+        most.map_or_else(|| "no tensors".to_owned(), |(dtype, _)| dtype)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

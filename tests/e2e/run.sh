@@ -2,7 +2,7 @@
 # The README's commands against the release binary. What they print has the
 # right shape, and is what README.md and README.zh-CN.md show below their
 # `<!-- output: NAME -->` markers; `--refresh` writes it there instead.
-# Needs bash, curl, awk and coreutils.
+# Needs bash, curl, awk and coreutils, and what hub.sh needs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 refresh=${1:-}
@@ -144,6 +144,10 @@ for _ in $(seq 100); do
 done
 if kill -0 "$server" 2>/dev/null; then fail "serve did not stop within 10 s of SIGTERM"; fi
 server=""
+
+echo "models from a hub"
+tests/e2e/hub.sh
+checks=$((checks + 1))
 
 echo "README"
 for readme in README.md README.zh-CN.md; do

@@ -4,9 +4,11 @@
 mod bad_checkpoints;
 mod cli;
 mod demo;
+mod fake_hub;
 mod fixture;
 mod generation;
 mod http;
+mod hub;
 mod inspection;
 mod parity;
 mod scheduling;

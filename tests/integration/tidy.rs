@@ -41,12 +41,13 @@ const FLOORS: &[Floor] = &[
             "axum",
             "clap",
             "anyhow",
+            "ureq",
         ],
     },
     Floor {
         name: "model",
         imports: &["kernels"],
-        banned: &["tokenizers", "tokio", "axum", "clap", "anyhow"],
+        banned: &["tokenizers", "tokio", "axum", "clap", "anyhow", "ureq"],
     },
     Floor {
         name: "tokenizer",
@@ -58,33 +59,49 @@ const FLOORS: &[Floor] = &[
             "axum",
             "clap",
             "anyhow",
+            "ureq",
         ],
     },
     Floor {
         name: "engine",
         // The sampler's softmax over the vocabulary is a kernel.
         imports: &["model", "tokenizer", "kernels", "metrics"],
-        banned: &["axum", "clap", "anyhow"],
+        banned: &["axum", "clap", "anyhow", "ureq"],
     },
+    // The only one that opens outgoing connections.
     Floor {
         name: "hub",
         imports: &["model"],
-        banned: &["candle_core", "candle_nn", "axum", "clap", "anyhow"],
+        banned: &[
+            "candle_core",
+            "candle_nn",
+            "tokio",
+            "axum",
+            "clap",
+            "anyhow",
+        ],
     },
     Floor {
         name: "server",
         imports: &["engine", "tokenizer", "model", "metrics"],
-        banned: &["candle_core", "candle_nn", "clap", "anyhow"],
+        banned: &["candle_core", "candle_nn", "clap", "anyhow", "ureq"],
     },
     Floor {
         name: "cli",
         imports: &["server", "hub", "engine", "tokenizer", "model", "kernels"],
-        banned: &["axum"],
+        banned: &["axum", "ureq"],
     },
     Floor {
         name: "main",
         imports: &["cli"],
-        banned: &["candle_core", "candle_nn", "tokenizers", "tokio", "axum"],
+        banned: &[
+            "candle_core",
+            "candle_nn",
+            "tokenizers",
+            "tokio",
+            "axum",
+            "ureq",
+        ],
     },
 ];
 
@@ -400,6 +417,7 @@ fn a_floor_that_looks_up_is_found() {
         "src/engine/worker.rs",
         "fn f() -> axum::Router { todo() }"
     ));
+    assert!(fails("src/cli/pull.rs", "fn f() { ureq::get(\"x\"); }"));
     assert!(fails("src/main.rs", "use gpt2_engine::engine::Engine;"));
     assert!(fails("src/attic/mod.rs", ""));
 }
