@@ -2,16 +2,17 @@
 
 use super::PANEL;
 use super::format::{Ahead, Format};
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{LANES, Vector};
 
-/// Weights `[panel, k/2, PANEL, 2]`, inputs `[k/2, rows, 2]`; an odd last input
-/// is paired with zero.
+/// Weights `[panel, k/2, PANEL, 2]`, inputs `[k/(2·LANES), rows, LANES, 2]`; an
+/// odd last input is paired with zero.
 pub enum Bf16 {}
 
 impl Format for Bf16 {
     const STEP: usize = 2;
     const STEP_BYTES: usize = PANEL * 2 * size_of::<u16>();
-    const ROW_WORDS: usize = 1;
+    const CHUNK: usize = LANES;
+    const CHUNK_WORDS: usize = LANES;
 
     #[inline(always)]
     fn rows<V: Vector>() -> usize {
@@ -20,12 +21,14 @@ impl Format for Bf16 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_rows<V: Vector>(x: &[f32], k: usize, out: &mut [u32]) {
-        let rows = x.len() / k;
-        for (i, out) in out.chunks_mut(rows).enumerate() {
-            for (r, word) in out.iter_mut().enumerate() {
-                let row = &x[r * k..][..k];
-                *word = pair(row[2 * i], row.get(2 * i + 1).copied().unwrap_or(0.0));
+    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
+        let chunks = out.chunks_mut(rows * LANES);
+        let (whole, rest) = x.as_chunks::<{ 2 * LANES }>();
+        let mut last = [0.0; 2 * LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        for (x, out) in whole.iter().chain([&last]).zip(chunks) {
+            for (i, word) in out[..LANES].iter_mut().enumerate() {
+                *word = pair(x[2 * i], x[2 * i + 1]);
             }
         }
     }
@@ -47,10 +50,11 @@ impl Format for Bf16 {
             // SAFETY: the set is the caller's promise, and step `i` lies
             // within what it says is readable.
             unsafe {
+                let x = x.add(i / LANES * (R * LANES) + i % LANES);
                 let w = w.add(i * Self::STEP_BYTES);
                 let w = [V::load_bytes(w), V::load_bytes(w.add(64))];
                 for (r, sum) in local.iter_mut().enumerate() {
-                    let x = *x.add(i * R + r);
+                    let x = *x.add(r * LANES);
                     sum[0] = sum[0].dot_bf16(w[0], x);
                     sum[1] = sum[1].dot_bf16(w[1], x);
                 }

@@ -92,7 +92,7 @@ struct Plan<'a> {
 /// Rows of a task: while they pass by, a panel stays in the second cache.
 const TASK_ROWS: usize = 96;
 /// Inputs worth laying out on several threads.
-const PARALLEL_INPUTS: usize = 32 << 10;
+const PARALLEL_INPUTS: usize = 8 << 10;
 
 impl<'a> Plan<'a> {
     fn new<F: Format>(layer: Linear<'a>, group: usize) -> Self {
@@ -109,6 +109,12 @@ impl<'a> Plan<'a> {
             task_rows,
             task_panels: panels(layer.n).div_ceil(panel_tasks),
         }
+    }
+
+    /// Words of a row's inputs as they are laid out.
+    #[inline(always)]
+    fn row_words<F: Format>(&self) -> usize {
+        self.steps.div_ceil(F::CHUNK) * F::CHUNK_WORDS
     }
 
     /// The groups of rows `first..last`: the first row and the size of each.
@@ -136,29 +142,21 @@ fn run<F: Tasks>(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f
     if plan.rows == 0 {
         return;
     }
-    let row_words = plan.steps * F::ROW_WORDS;
-    scratch.resize(plan.rows * row_words, 0);
-    let pack = |first: usize, out: &mut [u32]| {
-        let mut left = out;
-        let rows = left.len() / row_words;
-        for (row, size) in plan.groups(first, first + rows) {
-            let (group, rest) = std::mem::take(&mut left).split_at_mut(size * row_words);
-            F::pack_rows_on(
-                isa,
-                &layer.x[row * layer.k..][..size * layer.k],
-                layer.k,
-                group,
-            );
-            left = rest;
-        }
-    };
-    if layer.x.len() < PARALLEL_INPUTS {
-        pack(0, scratch);
-    } else {
-        let rows = plan.group * 2;
-        pool::for_each_chunk(scratch, rows * row_words, |i, out| pack(i * rows, out));
+    let row_words = plan.row_words::<F>();
+    // Only ever longer: what lies there need not be zero.
+    if scratch.len() < plan.rows * row_words {
+        scratch.resize(plan.rows * row_words, 0);
     }
-    let (x, out) = (&**scratch, SharedMut(y.as_mut_ptr()));
+    let scratch = &mut scratch[..plan.rows * row_words];
+    let task_rows = if layer.x.len() < PARALLEL_INPUTS {
+        plan.rows
+    } else {
+        plan.group
+    };
+    pool::for_each_chunk(scratch, task_rows * row_words, |i, out| {
+        F::pack_on(isa, plan, i * task_rows, out);
+    });
+    let (x, out) = (&*scratch, SharedMut(y.as_mut_ptr()));
     let panel_tasks = panels(layer.n).div_ceil(plan.task_panels);
     let row_tasks = plan.rows.div_ceil(plan.task_rows);
     pool::run(panel_tasks * row_tasks, |task| {
@@ -177,7 +175,7 @@ struct Task {
 /// The kernels of a format, compiled for each instruction set.
 trait Tasks: Format {
     fn group_size(isa: Isa) -> usize;
-    fn pack_rows_on(isa: Isa, x: &[f32], k: usize, out: &mut [u32]);
+    fn pack_on(isa: Isa, plan: Plan<'_>, first: usize, out: &mut [u32]);
     fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut);
 }
 
@@ -187,8 +185,10 @@ macro_rules! tasks {
             fn group_size(isa: Isa) -> usize {
                 dispatch!($extra, isa, group_size[$format]() -> usize)
             }
-            fn pack_rows_on(isa: Isa, x: &[f32], k: usize, out: &mut [u32]) {
-                dispatch!($extra, isa, pack_rows[$format](x: &[f32], k: usize, out: &mut [u32]));
+            fn pack_on(isa: Isa, plan: Plan<'_>, first: usize, out: &mut [u32]) {
+                dispatch!($extra, isa, pack[$format](
+                    plan: Plan<'_>, first: usize, out: &mut [u32]
+                ));
             }
             fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut) {
                 dispatch!($extra, isa, multiply[$format](
@@ -210,12 +210,24 @@ unsafe fn group_size<V: Vector, F: Format>() -> usize {
     F::rows::<V>()
 }
 
+/// Lays out the inputs of rows from `first` on, a multiple of the group, as many
+/// as `out` has room for.
+///
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
-unsafe fn pack_rows<V: Vector, F: Format>(x: &[f32], k: usize, out: &mut [u32]) {
-    // SAFETY: the caller's promise.
-    unsafe { F::pack_rows::<V>(x, k, out) }
+unsafe fn pack<V: Vector, F: Format>(plan: Plan<'_>, first: usize, out: &mut [u32]) {
+    let k = plan.layer.k;
+    let row_words = plan.row_words::<F>();
+    let last = first + out.len() / row_words;
+    for (start, size) in plan.groups(first, last) {
+        let group = &mut out[(start - first) * row_words..][..size * row_words];
+        for r in 0..size {
+            let x = &plan.layer.x[(start + r) * k..][..k];
+            // SAFETY: the caller's promise.
+            unsafe { F::pack_row::<V>(x, size, &mut group[r * F::CHUNK_WORDS..]) };
+        }
+    }
 }
 
 /// One task of a plan.
@@ -275,7 +287,8 @@ impl Tile {
     ) {
         let Self { panel, row, part } = self;
         let Plan { layer, steps, .. } = plan;
-        let x = &x[row * steps * F::ROW_WORDS..][..R * steps * F::ROW_WORDS];
+        let row_words = plan.row_words::<F>();
+        let x = &x[row * row_words..][..R * row_words];
         let w = &layer.weight[panel * steps * F::STEP_BYTES..][..steps * F::STEP_BYTES];
         let start = panel * PANEL;
         let width = PANEL.min(layer.n - start);

@@ -4,13 +4,14 @@ use super::PANEL;
 use super::format::{Ahead, Format};
 use crate::kernels::vector::{LANES, Vector};
 
-/// Weights `[panel, k, PANEL]`, inputs `[k, rows]`.
+/// Weights `[panel, k, PANEL]`, inputs `[k/LANES, rows, LANES]`.
 pub enum F32 {}
 
 impl Format for F32 {
     const STEP: usize = 1;
     const STEP_BYTES: usize = PANEL * size_of::<f32>();
-    const ROW_WORDS: usize = 1;
+    const CHUNK: usize = LANES;
+    const CHUNK_WORDS: usize = LANES;
 
     #[inline(always)]
     fn rows<V: Vector>() -> usize {
@@ -19,12 +20,13 @@ impl Format for F32 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_rows<V: Vector>(x: &[f32], k: usize, out: &mut [u32]) {
-        let rows = x.len() / k;
-        for (i, out) in out.chunks_mut(rows).enumerate() {
-            for (r, word) in out.iter_mut().enumerate() {
-                *word = x[r * k + i].to_bits();
-            }
+    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
+        let chunks = out.chunks_mut(rows * LANES);
+        let (whole, rest) = x.as_chunks::<LANES>();
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        for (x, out) in whole.iter().chain([&last]).zip(chunks) {
+            out[..LANES].copy_from_slice(&x.map(f32::to_bits));
         }
     }
 
@@ -37,8 +39,19 @@ impl Format for F32 {
         ahead: Ahead,
         sums: &mut [[V; 2]; R],
     ) {
-        // SAFETY: passed on from the caller; inputs lie as `[steps, R]`.
-        unsafe { multiply_rows::<V, R>(x.cast(), (1, R), w, steps, ahead, sums) }
+        // A copy, so that the sums stay in registers.
+        let mut local = *sums;
+        for first in (0..steps).step_by(LANES) {
+            let count = LANES.min(steps - first);
+            // SAFETY: passed on from the caller; each chunk of inputs is
+            // `[R, LANES]`.
+            unsafe {
+                let (x, w) = (x.add(first * R), w.add(first * Self::STEP_BYTES));
+                let ahead = ahead.after(first);
+                multiply_rows::<V, R>(x.cast(), (LANES, 1), w, count, ahead, &mut local);
+            }
+        }
+        *sums = local;
     }
 }
 

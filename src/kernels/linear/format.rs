@@ -4,31 +4,35 @@ use super::super::vector::Vector;
 
 /// How weights and inputs of one precision are laid out and multiplied.
 ///
-/// A panel holds its weights step by step, a group of rows its inputs step by
-/// step: the product walks through both once, front to back.
+/// A panel holds its weights step by step, a group of rows its inputs chunk by
+/// chunk of steps: the product walks through both once, front to back.
 pub trait Format {
     /// Inputs in a step.
     const STEP: usize;
     /// Bytes of a panel's weights in a step.
     const STEP_BYTES: usize;
-    /// Words of one row's inputs in a step.
-    const ROW_WORDS: usize;
+    /// Steps in a chunk.
+    const CHUNK: usize;
+    /// Words of one row's inputs in a chunk.
+    const CHUNK_WORDS: usize;
 
     /// Rows that are computed together at most.
     fn rows<V: Vector>() -> usize;
 
-    /// Lays out the inputs of a group, `x [rows, k]`, as
-    /// `[steps, ROW_WORDS, rows]` or an order of its own within a step.
+    /// Lays out the inputs of one of a group's `rows` rows, its chunks
+    /// `rows · CHUNK_WORDS` words apart, those beyond `x` zero. `out` starts
+    /// with the row's first chunk.
     ///
     /// # Safety
     /// The set of `V` must be there.
-    unsafe fn pack_rows<V: Vector>(x: &[f32], k: usize, out: &mut [u32]);
+    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]);
 
-    /// Adds to `sums` the products of `steps` steps of `R` rows with a panel.
+    /// Adds to `sums` the products of `steps` steps of `R` rows, laid out by
+    /// [`pack_row`](Self::pack_row) as `[chunks, R, CHUNK_WORDS]`, with a panel.
     ///
     /// # Safety
-    /// The set of `V` must be there; `x` must be readable for
-    /// `steps · R · ROW_WORDS` words and `w` for `steps · STEP_BYTES` bytes.
+    /// The set of `V` must be there; `x` must be readable for all chunks of
+    /// `R` rows and `w` for `steps · STEP_BYTES` bytes.
     unsafe fn multiply<V: Vector, const R: usize>(
         x: *const u32,
         w: *const u8,
@@ -52,6 +56,15 @@ impl Ahead {
         Self {
             from: at,
             stride: 0,
+        }
+    }
+
+    /// What to ask for from step `i` on.
+    #[inline(always)]
+    pub fn after(self, i: usize) -> Self {
+        Self {
+            from: self.from.wrapping_add(i * self.stride),
+            ..self
         }
     }
 

@@ -14,7 +14,7 @@ pub const OFFSET: i32 = 8;
 /// Weights per panel and block: `[QUADS/2, PANEL, 4]` bytes, quad j in the lower
 /// four bits and quad
 /// j + QUADS/2 in the upper, then `[PANEL]` half-precision scales.
-/// Inputs as [`quantize::pack_rows`] lays them out.
+/// Inputs as [`quantize::pack_row`] lays them out.
 pub enum Q4 {}
 
 impl Q4 {
@@ -33,7 +33,8 @@ impl Q4 {
 impl Format for Q4 {
     const STEP: usize = BLOCK;
     const STEP_BYTES: usize = Self::SCALES + PANEL * size_of::<u16>();
-    const ROW_WORDS: usize = BLOCK_WORDS;
+    const CHUNK: usize = 1;
+    const CHUNK_WORDS: usize = BLOCK_WORDS;
 
     #[inline(always)]
     fn rows<V: Vector>() -> usize {
@@ -42,8 +43,8 @@ impl Format for Q4 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_rows<V: Vector>(x: &[f32], k: usize, out: &mut [u32]) {
-        quantize::pack_rows(x, k, out);
+    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
+        quantize::pack_row(x, rows, OFFSET, out);
     }
 
     // SAFETY: as the trait says.
@@ -63,10 +64,6 @@ impl Format for Q4 {
 impl Weights for Q4 {
     const SCALES: usize = Self::SCALES;
 
-    fn offset<V: Vector>() -> i32 {
-        OFFSET
-    }
-
     // SAFETY: as the trait says.
     #[inline(always)]
     unsafe fn products<V: Vector, const R: usize>(block: Block, sums: &mut [[V::Ints; 2]; R]) {
@@ -81,7 +78,7 @@ impl Weights for Q4 {
                 let high = w.map(|w| V::high_nibbles(w));
                 for (w, quad) in [(low, quad), (high, quad + QUADS / 2)] {
                     for (r, sums) in sums.iter_mut().enumerate() {
-                        let x = *block.x.add(quad * R + r);
+                        let x = *block.x.add(r * BLOCK_WORDS + quad);
                         *sums = [V::dot_q4(sums[0], w[0], x), V::dot_q4(sums[1], w[1], x)];
                     }
                 }

@@ -10,7 +10,7 @@ const HALF: usize = LANES * 4;
 
 /// Weights per panel and block: `[QUADS, PANEL, 4]` bytes q + 128, then
 /// `[PANEL]` half-precision scales.
-/// Inputs as [`quantize::pack_rows`] lays them out.
+/// Inputs as [`quantize::pack_row`] lays them out.
 pub enum Q8 {}
 
 impl Q8 {
@@ -27,7 +27,8 @@ impl Q8 {
 impl Format for Q8 {
     const STEP: usize = BLOCK;
     const STEP_BYTES: usize = Self::SCALES + PANEL * size_of::<u16>();
-    const ROW_WORDS: usize = BLOCK_WORDS;
+    const CHUNK: usize = 1;
+    const CHUNK_WORDS: usize = BLOCK_WORDS;
 
     #[inline(always)]
     fn rows<V: Vector>() -> usize {
@@ -36,8 +37,8 @@ impl Format for Q8 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_rows<V: Vector>(x: &[f32], k: usize, out: &mut [u32]) {
-        quantize::pack_rows(x, k, out);
+    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
+        quantize::pack_row(x, rows, V::Q8_OFFSET, out);
     }
 
     // SAFETY: as the trait says.
@@ -57,10 +58,6 @@ impl Format for Q8 {
 impl Weights for Q8 {
     const SCALES: usize = Self::SCALES;
 
-    fn offset<V: Vector>() -> i32 {
-        V::Q8_OFFSET
-    }
-
     // SAFETY: as the trait says.
     #[inline(always)]
     unsafe fn products<V: Vector, const R: usize>(block: Block, sums: &mut [[V::Ints; 2]; R]) {
@@ -71,7 +68,7 @@ impl Weights for Q8 {
                 let w = block.w.add(quad * 2 * HALF);
                 let w = [w, w.add(HALF)].map(|w| V::prepare_q8(V::load_bytes(w)));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = *block.x.add(quad * R + r);
+                    let x = *block.x.add(r * BLOCK_WORDS + quad);
                     *sums = [V::dot_q8(sums[0], w[0], x), V::dot_q8(sums[1], w[1], x)];
                 }
             }

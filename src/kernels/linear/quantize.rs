@@ -12,34 +12,32 @@ pub const BLOCK: usize = 32;
 /// Groups of four inputs in a block: what one byte product sums up.
 pub const QUADS: usize = BLOCK / 4;
 
-/// Words of one row's inputs in a block: the bytes, their scale, their sum.
+/// Words of one row's inputs in a block: the bytes, their scale, and what makes
+/// up for the weights' offset.
 pub const BLOCK_WORDS: usize = QUADS + 2;
 
 /// The largest quantised magnitude. −128 is not used, so that the products
 /// of two pairs fit into 16 bits where a processor adds them there.
 const HIGHEST: f32 = 127.0;
 
-/// Lays out inputs `x [rows, k]`, block by block: `[QUADS, rows]` words of four
-/// signed bytes, `[rows]` scales, `[rows]` sums of the bytes.
+/// Lays out the inputs of one of `rows` rows, block by block: `[QUADS]` words of
+/// four signed bytes, their scale, and what their products with weights raised
+/// by `offset` are too high by, negative. Blocks are `rows · BLOCK_WORDS` apart.
 #[inline(always)]
-pub fn pack_rows(x: &[f32], k: usize, out: &mut [u32]) {
-    let rows = x.len() / k;
-    for (r, row) in x.chunks(k).enumerate() {
-        let blocks = out.chunks_mut(rows * BLOCK_WORDS);
-        for (values, out) in row.chunks(BLOCK).zip(blocks) {
-            let mut block = [0.0; BLOCK];
-            block[..values.len()].copy_from_slice(values);
-            let (bytes, scale) = to_bytes(&block);
-            let mut sum = 0;
-            for (quad, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
-                out[quad * rows + r] = u32::from_le_bytes(bytes.map(|b| b as u8));
-            }
-            for b in bytes {
-                sum += i32::from(b);
-            }
-            out[QUADS * rows + r] = scale.to_bits();
-            out[(QUADS + 1) * rows + r] = sum as u32;
+pub fn pack_row(x: &[f32], rows: usize, offset: i32, out: &mut [u32]) {
+    let blocks = out.chunks_mut(rows * BLOCK_WORDS);
+    let (whole, rest) = x.as_chunks::<BLOCK>();
+    let mut last = [0.0; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    for (values, out) in whole.iter().chain([&last]).zip(blocks) {
+        let mut bytes = [0; BLOCK];
+        let scale = to_bytes(values, &mut bytes);
+        for (word, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(bytes.map(|b| b as u8));
         }
+        let sum: i32 = bytes.iter().map(|&b| i32::from(b)).sum();
+        out[QUADS] = scale.to_bits();
+        out[QUADS + 1] = (-offset * sum) as u32;
     }
 }
 
@@ -47,9 +45,6 @@ pub fn pack_rows(x: &[f32], k: usize, out: &mut [u32]) {
 pub trait Weights: Format {
     /// Where a block's scales start.
     const SCALES: usize;
-
-    /// What the weights are raised by in [`products`](Self::products).
-    fn offset<V: Vector>() -> i32;
 
     /// Adds the products of a block's raised weights with its inputs.
     ///
@@ -61,7 +56,7 @@ pub trait Weights: Format {
 /// A block of a panel, and the inputs that meet it.
 #[derive(Clone, Copy)]
 pub struct Block {
-    /// The inputs' bytes, `[QUADS, rows]` words.
+    /// The inputs, `[rows, BLOCK_WORDS]`, the bytes first.
     pub x: *const u32,
     /// The weights.
     pub w: *const u8,
@@ -97,17 +92,15 @@ pub unsafe fn multiply<V: Vector, W: Weights, const R: usize>(
         // what it says is readable.
         unsafe {
             let (x, w) = (x.add(step * R * BLOCK_WORDS), w.add(step * W::STEP_BYTES));
-            let (scales_of_x, sums_of_x) = (x.add(QUADS * R).cast::<f32>(), x.add((QUADS + 1) * R));
             let mut ints = [[V::int_splat(0); 2]; R];
             for (r, ints) in ints.iter_mut().enumerate() {
-                // What raising the weights adds to the products.
-                *ints = [V::int_splat(-W::offset::<V>() * (*sums_of_x.add(r) as i32)); 2];
+                *ints = [V::int_splat(*x.add(r * BLOCK_WORDS + QUADS + 1) as i32); 2];
             }
             W::products::<V, R>(Block { x, w, step, ahead }, &mut ints);
             let scales = w.add(W::SCALES);
             let scales = [V::load_f16(scales), V::load_f16(scales.add(2 * LANES))];
             for (r, (sums, ints)) in local.iter_mut().zip(ints).enumerate() {
-                let scale_of_x = V::splat(*scales_of_x.add(r));
+                let scale_of_x = V::splat(f32::from_bits(*x.add(r * BLOCK_WORDS + QUADS)));
                 for half in 0..2 {
                     let scale = scales[half].mul(scale_of_x);
                     sums[half] = sums[half].fma(scale, V::to_f32(ints[half]));
@@ -118,18 +111,21 @@ pub unsafe fn multiply<V: Vector, W: Weights, const R: usize>(
     *sums = local;
 }
 
-/// x ≈ scale · byte. What isn't finite makes the scale so, and with it every
-/// product.
+/// The bytes, and their scale, with which x ≈ scale · byte. What isn't finite
+/// makes the scale so, and with it every product.
 #[inline(always)]
-fn to_bytes(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+fn to_bytes(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> f32 {
     // The bits of magnitudes order as the magnitudes do, NaN above all.
     let mut highest = 0;
     for x in x {
         highest = highest.max(x.to_bits() & 0x7fff_ffff);
     }
-    let highest = f32::from_bits(highest);
-    let inverse = inverse(highest / HIGHEST);
-    (x.map(|x| nearest(x * inverse) as i8), highest / HIGHEST)
+    let scale = f32::from_bits(highest) / HIGHEST;
+    let inverse = inverse(scale);
+    for (byte, x) in bytes.iter_mut().zip(x) {
+        *byte = nearest(x * inverse) as i8;
+    }
+    scale
 }
 
 /// 1/x, or 0 where that isn't a number to multiply with.
