@@ -8,9 +8,9 @@ use gpt2_engine::kernels::attention::{
     Attention, BLOCK, Cache, Heads, PIECE_ROWS, Piece, attention, write_cache,
 };
 use gpt2_engine::kernels::linear::{
-    Epilogue, Linear, PANEL, Precision, aligned_start, linear, pack_panel, packed_len,
+    Linear, PANEL, Precision, Then, aligned_start, linear, pack_panel, packed_len,
 };
-use gpt2_engine::kernels::{layer_norm, limits, pool, softmax};
+use gpt2_engine::kernels::{limits, pool, softmax};
 
 const RUNS: usize = 31;
 
@@ -103,7 +103,9 @@ fn linears(precision: Precision, name: &str) {
                     x: &x,
                     weight: &buffer[start..start + len],
                     precision,
-                    epilogue: Epilogue::default(),
+                    norm: None,
+                    bias: None,
+                    then: Then::Store,
                     k,
                     n,
                 };
@@ -195,15 +197,7 @@ fn attentions(wanted: &dyn Fn(&str) -> bool) {
 }
 
 fn rows() {
-    let x = noise(512 * 3072);
-    let (weight, bias) = (noise(768), noise(768));
-    for rows in [1, 32, 512] {
-        let mut y = vec![0.0; rows * 768];
-        let time = seconds(|| {
-            layer_norm::layer_norm(&x[..rows * 768], &weight, &bias, 1e-5, &mut y);
-        });
-        println!("rows layer_norm {rows:>4} x 768  {:>9.2} µs", time * 1e6);
-    }
+    let x = noise(3072);
     for function in [Function::GeluTanh, Function::GeluErf] {
         let mut y = x[..3072].to_vec();
         let time = seconds(|| {

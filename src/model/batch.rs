@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::ModelError;
 use super::blocks::{Blocks, Lease};
+use super::workspace::Values;
 
 /// Which rows of a span get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Batch {
 /// Logits of the rows that asked for them, `[rows, vocab_size]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logits {
-    pub(super) values: Vec<f32>,
+    pub(super) values: Values,
     pub(super) vocab_size: usize,
 }
 
@@ -131,6 +132,7 @@ impl Logits {
                 "{len} logits are no rows of {vocab_size}"
             )));
         }
+        let values = values.into();
         Ok(Self { values, vocab_size })
     }
 

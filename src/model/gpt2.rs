@@ -12,8 +12,9 @@ use super::files::ModelFiles;
 use super::inspection::Inspection;
 use super::kv_cache::{KvCache, LayerCache};
 use super::loader;
-use super::ops::{self, AttentionView, Then};
-use super::weights::{BlockWeights, Weights};
+use super::ops::{self, AttentionView, Linear, Then};
+use super::weights::Weights;
+use super::workspace::{Activations, Workspace};
 use super::{Dtype, LoadOptions, ModelError};
 use crate::kernels::attention::{Heads, Piece};
 
@@ -23,13 +24,14 @@ use crate::kernels::attention::{Heads, Piece};
 pub struct Gpt2 {
     config: Config,
     weights: Weights,
+    workspace: Workspace,
 }
 
 /// Is shown the activations of a forward pass as they come.
 pub trait Recorder {
     /// The residual stream: after the embedding (`layer` 0) and after each
     /// block (`layer` 1 to n_layer), before the final LayerNorm;
-    /// `[rows, n_embd]`.
+    /// `[rows, n_embd]`. Its memory is written again once this returns.
     fn hidden(&mut self, layer: usize, x: &Tensor) -> Result<(), ModelError>;
 
     /// The attention of block `layer`, from 0.
@@ -70,7 +72,7 @@ impl Gpt2 {
         }
         let checkpoint = Checkpoint::open(&files.weights)?;
         let weights = loader::load(&checkpoint, &config, options.dtype.precision())?;
-        Ok(Self { config, weights })
+        Ok(Self::new(config, weights))
     }
 
     /// A model of this shape with random weights, for measuring speed.
@@ -79,7 +81,7 @@ impl Gpt2 {
     /// [`ModelError::Candle`] when the memory cannot be had.
     pub fn random(config: Config, dtype: Dtype, seed: u64) -> Result<Self, ModelError> {
         let weights = Weights::random(&config, dtype.precision(), seed)?;
-        Ok(Self { config, weights })
+        Ok(Self::new(config, weights))
     }
 
     /// A copy in another precision, the weights of each output of each linear
@@ -95,7 +97,15 @@ impl Gpt2 {
     ) -> Result<Self, ModelError> {
         let config = self.config.clone();
         let weights = self.weights.repacked(dtype.precision(), change)?;
-        Ok(Self { config, weights })
+        Ok(Self::new(config, weights))
+    }
+
+    fn new(config: Config, weights: Weights) -> Self {
+        Self {
+            config,
+            weights,
+            workspace: Workspace::default(),
+        }
     }
 
     /// The model's shape.
@@ -129,14 +139,19 @@ impl Gpt2 {
         recorder: &mut impl Recorder,
     ) -> Result<Logits, ModelError> {
         self.check(batch, cache)?;
+        let memory = self.workspace.activations(&self.config, batch.len())?;
+        let activations = memory.narrow(batch.len())?;
         let pieces = ops::pieces(&batch.spans);
-        let mut x = self.embed(batch)?;
-        recorder.hidden(0, &x)?;
-        for (i, (block, layer_cache)) in self.weights.blocks.iter().zip(&cache.layers).enumerate() {
-            x = self.block(i, block, &x, &pieces, layer_cache, recorder)?;
-            recorder.hidden(i + 1, &x)?;
+
+        self.embed(batch, &activations.x)?;
+        recorder.hidden(0, &activations.x)?;
+        for (i, layer_cache) in cache.layers.iter().enumerate() {
+            self.block(i, &activations, (&pieces, layer_cache), recorder)?;
+            recorder.hidden(i + 1, &activations.x)?;
         }
-        self.head(&x, batch)
+        let logits = self.head(&activations.x, batch)?;
+        self.workspace.keep(memory);
+        Ok(logits)
     }
 
     fn check(&self, batch: &Batch, cache: &KvCache) -> Result<(), ModelError> {
@@ -165,59 +180,66 @@ impl Gpt2 {
         Ok(())
     }
 
-    /// `[rows, n_embd]`
-    fn embed(&self, batch: &Batch) -> Result<Tensor, ModelError> {
-        let tokens = ops::embedding(&self.weights.wte, &batch.tokens)?;
-        let positions = Tensor::new(&*batch.positions, &Device::Cpu)?;
-        Ok((tokens + self.weights.wpe.index_select(&positions, 0)?)?)
+    /// x = wte(tokens) + wpe(positions): `[rows, n_embd]`.
+    fn embed(&self, batch: &Batch, x: &Tensor) -> Result<(), ModelError> {
+        let tables = (&self.weights.wte, &self.weights.wpe);
+        Ok(ops::embed(tables, (&batch.tokens, &batch.positions), x)?)
     }
 
-    /// x + attn(ln_1(x)), then that + mlp(ln_2(that)): `[rows, n_embd]`.
+    /// x += attn(ln_1(x)), then x += mlp(ln_2(x)).
     fn block(
         &self,
         i: usize,
-        block: &BlockWeights,
-        x: &Tensor,
-        pieces: &[Piece<'_>],
-        cache: &LayerCache,
+        activations: &Activations,
+        (pieces, cache): (&[Piece<'_>], &LayerCache),
         recorder: &mut impl Recorder,
-    ) -> Result<Tensor, ModelError> {
-        let epsilon = self.config.layer_norm_epsilon;
+    ) -> Result<(), ModelError> {
+        let block = &self.weights.blocks[i];
         let heads = Heads {
             count: self.config.n_head,
             dim: self.config.head_dim(),
             scale: self.config.attention_scale(i),
         };
-        let normed = ops::layer_norm(x, &block.ln_1, epsilon)?;
-        let qkv = ops::linear(&normed, &block.c_attn, Then::Nothing)?; // [rows, 3·n_embd]
-        ops::write_cache(&qkv, cache, pieces, heads)?;
-        let attended = ops::attention(&qkv, cache, pieces, heads)?;
-        recorder.attention(
-            i,
-            AttentionView {
-                qkv: &qkv,
-                cache,
-                pieces,
-                heads,
-            },
-        )?;
-        let x = ops::linear(&attended, &block.attn_c_proj, Then::Add(x))?;
-        recorder.between(i, &x)?;
+        let Activations {
+            x,
+            qkv,
+            attended,
+            inner,
+            ..
+        } = activations;
+        let linear = |layer, then| Linear {
+            layer,
+            norm: None,
+            then,
+        };
+        let normed = |norm, layer, then| Linear {
+            norm: Some((norm, self.config.layer_norm_epsilon)),
+            ..linear(layer, then)
+        };
 
-        let normed = ops::layer_norm(&x, &block.ln_2, epsilon)?;
-        let activation = Then::Activation(self.config.activation);
-        let inner = ops::linear(&normed, &block.c_fc, activation)?; // [rows, n_inner]
-        Ok(ops::linear(&inner, &block.mlp_c_proj, Then::Add(&x))?)
+        ops::linear(x, normed(&block.ln_1, &block.c_attn, Then::Store), qkv)?;
+        ops::write_cache(qkv, cache, pieces, heads)?;
+        ops::attention(qkv, cache, (pieces, heads), attended)?;
+        let view = AttentionView {
+            qkv,
+            cache,
+            pieces,
+            heads,
+        };
+        recorder.attention(i, view)?;
+        ops::linear(attended, linear(&block.attn_c_proj, Then::Add), x)?;
+        recorder.between(i, x)?;
+
+        let activate = ops::activate(self.config.activation);
+        ops::linear(x, normed(&block.ln_2, &block.c_fc, activate), inner)?;
+        ops::linear(inner, linear(&block.mlp_c_proj, Then::Add), x)?;
+        Ok(())
     }
 
     /// Logits of the rows that are asked for, and of no others.
     fn head(&self, x: &Tensor, batch: &Batch) -> Result<Logits, ModelError> {
-        let vocab_size = self.config.vocab_size;
         if batch.logit_rows.is_empty() {
-            return Ok(Logits {
-                values: Vec::new(),
-                vocab_size,
-            });
+            return Logits::new(Vec::new(), self.config.vocab_size);
         }
         let rows = Tensor::new(&*batch.logit_rows, &Device::Cpu)?;
         self.unembed(&x.index_select(&rows, 0)?)
@@ -256,9 +278,13 @@ impl Gpt2 {
     /// LayerNorm, then the head.
     fn unembed(&self, x: &Tensor) -> Result<Logits, ModelError> {
         let vocab_size = self.config.vocab_size;
-        let x = ops::layer_norm(x, &self.weights.ln_f, self.config.layer_norm_epsilon)?;
-        let head = self.weights.lm_head.as_ref().unwrap_or(&self.weights.wte);
-        let values = ops::linear_values(&x, head)?;
+        let head = Linear {
+            layer: self.weights.lm_head.as_ref().unwrap_or(&self.weights.wte),
+            norm: Some((&self.weights.ln_f, self.config.layer_norm_epsilon)),
+            then: Then::Store,
+        };
+        let mut values = self.workspace.values(x.dim(0)? * vocab_size);
+        ops::linear_values(x, head, &mut values)?;
         Ok(Logits { values, vocab_size })
     }
 }

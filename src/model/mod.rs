@@ -15,6 +15,7 @@ mod kv_cache;
 mod loader;
 mod ops;
 mod weights;
+mod workspace;
 
 pub use batch::{Batch, LogitRows, Logits};
 pub use blocks::{BlockCounts, Blocks, Lease};

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::ops::Deref;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, InplaceOp2, Layout, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, WithDType, bail,
 };
 
 use super::batch::Span;
@@ -16,44 +16,56 @@ use super::kv_cache::LayerCache;
 use super::weights::{NormWeights, PackedLinear};
 use crate::kernels::activation::Function;
 use crate::kernels::attention::{self, Cache, Heads, PIECE_ROWS, Piece};
-use crate::kernels::layer_norm;
-use crate::kernels::linear::{self, Epilogue};
+use crate::kernels::layer_norm::Norm;
+pub(super) use crate::kernels::linear::Then;
+use crate::kernels::{linear, pool};
 
-/// What follows the product of a linear layer.
+/// A linear layer with its input: `x·W + b`, of x itself or of its LayerNorm.
 #[derive(Clone, Copy)]
-pub(super) enum Then<'a> {
-    /// Nothing but its bias.
-    Nothing,
-    /// An activation, element by element.
-    Activation(Activation),
-    /// The sum with `[rows, n]`.
-    Add(&'a Tensor),
+pub(super) struct Linear<'a> {
+    pub(super) layer: &'a PackedLinear,
+    /// The norm of the inputs, and its epsilon.
+    pub(super) norm: Option<(&'a NormWeights, f32)>,
+    pub(super) then: Then,
 }
 
-/// `x·W + b`, and what follows: `[rows, k]` → `[rows, n]`.
-pub(super) fn linear(x: &Tensor, layer: &PackedLinear, then: Then<'_>) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&Linear { layer, then })
+/// `[rows, k]` → `y [rows, n]`.
+pub(super) fn linear(x: &Tensor, linear: Linear<'_>, y: &Tensor) -> Result<()> {
+    y.inplace_op2(x, &linear)
 }
 
-/// `x·W` as plain values: `[rows, k]` → `rows · n`.
-pub(super) fn linear_values(x: &Tensor, layer: &PackedLinear) -> Result<Vec<f32>> {
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = storage.deref() else {
-        bail!("expected a tensor on the CPU");
+/// [`linear`] into plain values, `rows · n`.
+pub(super) fn linear_values(x: &Tensor, linear: Linear<'_>, y: &mut [f32]) -> Result<()> {
+    with_values(x, |x| linear.run(x, y))
+}
+
+/// What computes an activation, element by element.
+pub(super) fn activate(activation: Activation) -> Then {
+    match activation {
+        Activation::Gelu => Then::Activate(Function::GeluErf),
+        Activation::GeluTanh => Then::Activate(Function::GeluTanh),
+        Activation::QuickGelu => Then::Activate(Function::QuickGelu),
+        Activation::Relu => Then::Activate(Function::Relu),
+        Activation::Silu => Then::Activate(Function::Silu),
+        Activation::Tanh => Then::Activate(Function::Tanh),
+        Activation::Sigmoid => Then::Activate(Function::Sigmoid),
+        Activation::Linear => Then::Store,
+    }
+}
+
+/// Embeddings of `tokens` at `positions`, summed: `x [tokens, n_embd]`. Both
+/// must have been checked against the tables, `wte` and `wpe [n_positions, n_embd]`.
+pub(super) fn embed(
+    (wte, wpe): (&PackedLinear, &Tensor),
+    (tokens, positions): (&[u32], &[u32]),
+    x: &Tensor,
+) -> Result<()> {
+    let embed = Embed {
+        wte,
+        tokens,
+        positions,
     };
-    let then = Then::Nothing;
-    Linear { layer, then }.run(slice(storage, layout)?)
-}
-
-/// LayerNorm over the last dimension: `[rows, n_embd]` → the same.
-pub(super) fn layer_norm(x: &Tensor, norm: &NormWeights, epsilon: f32) -> Result<Tensor> {
-    x.apply_op3_no_bwd(&norm.weight, &norm.bias, &LayerNorm { epsilon })
-}
-
-/// Rows of the token embedding: `tokens` → `[tokens, n_embd]`. Ids must have
-/// been checked against the vocabulary.
-pub(super) fn embedding(wte: &PackedLinear, tokens: &[u32]) -> Result<Tensor> {
-    wte.weight.apply_op1_no_bwd(&Embed { wte, tokens })
+    x.inplace_op3(&wte.weight, wpe, &embed)
 }
 
 /// The rows of a batch in pieces, as attention takes them.
@@ -87,14 +99,19 @@ pub(super) fn write_cache(
 }
 
 /// Causal attention of each row over its sequence's cached positions, itself
-/// included: `qkv [rows, 3·n_embd]` → `[rows, n_embd]`.
+/// included: `qkv [rows, 3·n_embd]` → `out [rows, n_embd]`.
 pub(super) fn attention(
     qkv: &Tensor,
     cache: &LayerCache,
-    pieces: &[Piece<'_>],
-    heads: Heads,
-) -> Result<Tensor> {
-    qkv.apply_op3_no_bwd(&cache.keys, &cache.values, &Attend { pieces, heads })
+    (pieces, heads): (&[Piece<'_>], Heads),
+    out: &Tensor,
+) -> Result<()> {
+    let attend = Attend {
+        pieces,
+        heads,
+        cache,
+    };
+    out.inplace_op2(qkv, &attend)
 }
 
 /// An attention layer as it is computed, for a [`Recorder`](super::Recorder)
@@ -135,18 +152,22 @@ impl AttentionView<'_> {
     }
 }
 
-fn slice<'a, T: candle_core::WithDType>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> Result<&'a [T]> {
+fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => bail!("expected a contiguous tensor, got {layout:?}"),
     }
 }
 
+fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("expected a contiguous tensor of f32, got {layout:?}"),
+    }
+}
+
 /// Runs `f` on the values of a tensor.
-pub(super) fn with_values<T: candle_core::WithDType, R>(
+pub(super) fn with_values<T: WithDType, R>(
     tensor: &Tensor,
     f: impl FnOnce(&[T]) -> Result<R>,
 ) -> Result<R> {
@@ -168,119 +189,91 @@ fn with_optional<R>(
     }
 }
 
-fn shaped(values: Vec<f32>, rows: usize) -> (CpuStorage, Shape) {
-    let columns = values.len() / rows.max(1);
-    (CpuStorage::F32(values), Shape::from((rows, columns)))
-}
-
-struct Linear<'a> {
-    layer: &'a PackedLinear,
-    then: Then<'a>,
-}
-
 impl Linear<'_> {
-    fn run(&self, x: &[f32]) -> Result<Vec<f32>> {
-        thread_local! {
-            /// The inputs as the kernels read them, kept for the next product.
-            static SCRATCH: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-        }
-        let Self { layer, then } = self;
-        let (activation, residual) = match then {
-            Then::Nothing => (None, None),
-            Then::Activation(activation) => (function(*activation), None),
-            Then::Add(tensor) => (None, Some(*tensor)),
-        };
-        let mut y = vec![0.0; x.len() / layer.k * layer.n];
-        with_values(&layer.weight, |weight| {
-            with_optional(layer.bias.as_ref(), |bias| {
-                with_optional(residual, |residual| {
-                    let linear = linear::Linear {
-                        x,
-                        weight,
-                        precision: layer.precision,
-                        epilogue: Epilogue {
+    fn run(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let Self { layer, norm, .. } = self;
+        with_optional(norm.map(|(norm, _)| &norm.weight), |weight| {
+            with_optional(norm.map(|(norm, _)| &norm.bias), |bias| {
+                let parts = weight.zip(bias).zip(norm.map(|(_, epsilon)| epsilon));
+                let norm = parts.map(|((weight, bias), epsilon)| Norm {
+                    weight,
+                    bias,
+                    epsilon,
+                });
+                with_values(&layer.weight, |weight| {
+                    with_optional(layer.bias.as_ref(), |bias| {
+                        let linear = linear::Linear {
+                            x,
+                            weight,
+                            precision: layer.precision,
+                            norm,
                             bias,
-                            activation,
-                            residual,
-                        },
-                        k: layer.k,
-                        n: layer.n,
-                    };
-                    SCRATCH.with_borrow_mut(|scratch| linear::linear(linear, scratch, &mut y));
-                    Ok(())
+                            then: self.then,
+                            k: layer.k,
+                            n: layer.n,
+                        };
+                        run_linear(linear, y);
+                        Ok(())
+                    })
                 })
             })
-        })?;
-        Ok(y)
+        })
     }
 }
 
-fn function(activation: Activation) -> Option<Function> {
-    match activation {
-        Activation::Gelu => Some(Function::GeluErf),
-        Activation::GeluTanh => Some(Function::GeluTanh),
-        Activation::QuickGelu => Some(Function::QuickGelu),
-        Activation::Relu => Some(Function::Relu),
-        Activation::Silu => Some(Function::Silu),
-        Activation::Tanh => Some(Function::Tanh),
-        Activation::Sigmoid => Some(Function::Sigmoid),
-        Activation::Linear => None,
+fn run_linear(linear: linear::Linear<'_>, y: &mut [f32]) {
+    thread_local! {
+        /// The inputs as the kernels read them, kept for the next product.
+        static SCRATCH: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     }
+    SCRATCH.with_borrow_mut(|scratch| linear::linear(linear, scratch, y));
 }
 
-impl CustomOp1 for Linear<'_> {
+impl InplaceOp2 for Linear<'_> {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(x, layout)?;
-        Ok(shaped(self.run(x)?, x.len() / self.layer.k))
-    }
-}
-
-struct LayerNorm {
-    epsilon: f32,
-}
-
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
     fn cpu_fwd(
         &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
         x: &CpuStorage,
         x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let mut y = vec![0.0; x.len()];
-        layer_norm::layer_norm(x, weight, slice(bias, bias_layout)?, self.epsilon, &mut y);
-        Ok(shaped(y, x.len() / weight.len()))
+    ) -> Result<()> {
+        self.run(slice(x, x_layout)?, slice_mut(y, y_layout)?)
     }
 }
 
 struct Embed<'a> {
     wte: &'a PackedLinear,
     tokens: &'a [u32],
+    positions: &'a [u32],
 }
 
-impl CustomOp1 for Embed<'_> {
+impl InplaceOp3 for Embed<'_> {
     fn name(&self) -> &'static str {
         "embedding"
     }
 
-    fn cpu_fwd(&self, packed: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let packed = slice(packed, layout)?;
-        let mut rows = vec![0.0; self.tokens.len() * self.wte.k];
-        for (&token, row) in self.tokens.iter().zip(rows.chunks_mut(self.wte.k)) {
-            linear::unpack_column(self.wte.precision, packed, token as usize, row);
-        }
-        Ok(shaped(rows, self.tokens.len()))
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        wte: &CpuStorage,
+        wte_layout: &Layout,
+        wpe: &CpuStorage,
+        wpe_layout: &Layout,
+    ) -> Result<()> {
+        let (wte, wpe) = (slice(wte, wte_layout)?, slice::<f32>(wpe, wpe_layout)?);
+        let PackedLinear { precision, k, .. } = *self.wte;
+        pool::for_each_chunk(slice_mut(x, x_layout)?, k, |i, x| {
+            linear::unpack_column(precision, wte, self.tokens[i] as usize, x);
+            for (x, p) in x.iter_mut().zip(&wpe[self.positions[i] as usize * k..]) {
+                *x += p;
+            }
+        });
+        Ok(())
     }
 }
 
@@ -302,12 +295,7 @@ impl InplaceOp2 for WriteCache<'_> {
         qkv: &CpuStorage,
         qkv_layout: &Layout,
     ) -> Result<()> {
-        let CpuStorage::F32(cache) = cache else {
-            bail!("expected an f32 cache");
-        };
-        if cache_layout.contiguous_offsets() != Some((0, cache.len())) {
-            bail!("expected a whole, contiguous cache");
-        }
+        let cache = slice_mut(cache, cache_layout)?;
         let qkv = slice(qkv, qkv_layout)?;
         attention::write_cache(self.part, qkv, self.pieces, self.heads, cache);
         Ok(())
@@ -317,32 +305,34 @@ impl InplaceOp2 for WriteCache<'_> {
 struct Attend<'a> {
     pieces: &'a [Piece<'a>],
     heads: Heads,
+    cache: &'a LayerCache,
 }
 
-impl CustomOp3 for Attend<'_> {
+impl InplaceOp2 for Attend<'_> {
     fn name(&self) -> &'static str {
         "paged-attention"
     }
 
     fn cpu_fwd(
         &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
         qkv: &CpuStorage,
         qkv_layout: &Layout,
-        keys: &CpuStorage,
-        keys_layout: &Layout,
-        values: &CpuStorage,
-        values_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let qkv = slice(qkv, qkv_layout)?;
-        let mut out = vec![0.0; qkv.len() / 3];
-        let layer = attention::Attention {
-            qkv,
-            keys: slice(keys, keys_layout)?,
-            values: slice(values, values_layout)?,
-            pieces: self.pieces,
-            heads: self.heads,
-        };
-        attention::attention(layer, &mut out);
-        Ok(shaped(out, qkv_layout.dims()[0]))
+    ) -> Result<()> {
+        let (qkv, out) = (slice(qkv, qkv_layout)?, slice_mut(out, out_layout)?);
+        with_values(&self.cache.keys, |keys| {
+            with_values(&self.cache.values, |values| {
+                let layer = attention::Attention {
+                    qkv,
+                    keys,
+                    values,
+                    pieces: self.pieces,
+                    heads: self.heads,
+                };
+                attention::attention(layer, out);
+                Ok(())
+            })
+        })
     }
 }

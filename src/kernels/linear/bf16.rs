@@ -1,18 +1,17 @@
 //! bf16 weights and inputs, products summed in f32: a step is two inputs.
 
 use super::PANEL;
-use super::format::{Ahead, Format};
-use crate::kernels::vector::{LANES, Vector};
+use super::format::{Ahead, CHUNK, Format};
+use crate::kernels::vector::{LANES, Vector, to_bf16};
 
-/// Weights `[panel, k/2, PANEL, 2]`, inputs `[k/(2·LANES), rows, LANES, 2]`; an
-/// odd last input is paired with zero.
+/// Weights `[panel, k/2, PANEL, 2]`, inputs `[k/CHUNK, rows, CHUNK]`,
+/// two in a word; an odd last input is paired with zero.
 pub enum Bf16 {}
 
 impl Format for Bf16 {
     const STEP: usize = 2;
     const STEP_BYTES: usize = PANEL * 2 * size_of::<u16>();
-    const CHUNK: usize = LANES;
-    const CHUNK_WORDS: usize = LANES;
+    const CHUNK_WORDS: usize = CHUNK / 2;
 
     #[inline(always)]
     fn rows<V: Vector>() -> usize {
@@ -21,15 +20,12 @@ impl Format for Bf16 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
-        let chunks = out.chunks_mut(rows * LANES);
-        let (whole, rest) = x.as_chunks::<{ 2 * LANES }>();
-        let mut last = [0.0; 2 * LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        for (x, out) in whole.iter().chain([&last]).zip(chunks) {
-            for (i, word) in out[..LANES].iter_mut().enumerate() {
-                *word = pair(x[2 * i], x[2 * i + 1]);
-            }
+    unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]) {
+        let out = out[..CHUNK / 2].as_mut_ptr().cast::<u16>();
+        // SAFETY: there is room for 32 halves; the set is the caller's promise.
+        unsafe {
+            x[0].store_bf16(out);
+            x[1].store_bf16(out.add(LANES));
         }
     }
 
@@ -50,11 +46,12 @@ impl Format for Bf16 {
             // SAFETY: the set is the caller's promise, and step `i` lies
             // within what it says is readable.
             unsafe {
-                let x = x.add(i / LANES * (R * LANES) + i % LANES);
+                let (chunk, word) = (i / Self::CHUNK_WORDS, i % Self::CHUNK_WORDS);
+                let x = x.add(chunk * R * Self::CHUNK_WORDS + word);
                 let w = w.add(i * Self::STEP_BYTES);
                 let w = [V::load_bytes(w), V::load_bytes(w.add(64))];
                 for (r, sum) in local.iter_mut().enumerate() {
-                    let x = *x.add(r * LANES);
+                    let x = *x.add(r * Self::CHUNK_WORDS);
                     sum[0] = sum[0].dot_bf16(w[0], x);
                     sum[1] = sum[1].dot_bf16(w[1], x);
                 }
@@ -64,18 +61,8 @@ impl Format for Bf16 {
     }
 }
 
-/// The nearest bf16, ties to even, as its bits.
-#[inline(always)]
-pub fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    // A NaN must not round to infinity.
-    let quiet = bits | 0x0040_0000;
-    ((if x.is_nan() { quiet } else { rounded }) >> 16) as u16
-}
-
 /// Two values in a word, the first in the lower half.
 #[inline(always)]
 pub fn pair(first: f32, second: f32) -> u32 {
-    u32::from(round(first)) | u32::from(round(second)) << 16
+    u32::from(to_bf16(first)) | u32::from(to_bf16(second)) << 16
 }

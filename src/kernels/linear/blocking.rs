@@ -5,7 +5,7 @@
 
 use super::bf16::Bf16;
 use super::f32::F32;
-use super::format::{Ahead, Format};
+use super::format::{Ahead, CHUNK, Format};
 use super::pack::{packed_len, panels};
 use super::q4::Q4;
 use super::q8::Q8;
@@ -13,8 +13,9 @@ use super::{PANEL, Precision};
 use crate::kernels::SharedMut;
 use crate::kernels::activation::{self, Function};
 use crate::kernels::isa::{Isa, dispatch};
+use crate::kernels::layer_norm::Norm;
 use crate::kernels::pool;
-use crate::kernels::vector::{Vector, store_two};
+use crate::kernels::vector::{Vector, load_two, store_two};
 
 /// A linear layer to compute.
 #[derive(Clone, Copy)]
@@ -25,26 +26,30 @@ pub struct Linear<'a> {
     pub weight: &'a [u8],
     /// How the weights are packed.
     pub precision: Precision,
+    /// What happens to the inputs first.
+    pub norm: Option<Norm<'a>>,
+    /// Added to every row, `[n]`.
+    pub bias: Option<&'a [f32]>,
     /// What happens to the products.
-    pub epilogue: Epilogue<'a>,
+    pub then: Then,
     /// Inputs per row.
     pub k: usize,
     /// Outputs per row.
     pub n: usize,
 }
 
-/// What a linear layer does with its products, in this order.
-#[derive(Clone, Copy, Default)]
-pub struct Epilogue<'a> {
-    /// Added to every row, `[n]`.
-    pub bias: Option<&'a [f32]>,
-    /// Applied to every value.
-    pub activation: Option<Function>,
-    /// Added at last, `[rows, n]`.
-    pub residual: Option<&'a [f32]>,
+/// What a linear layer does with its products, after their bias.
+#[derive(Debug, Clone, Copy)]
+pub enum Then {
+    /// They are the outputs.
+    Store,
+    /// The outputs are an activation of them.
+    Activate(Function),
+    /// They are added to what the outputs were.
+    Add,
 }
 
-/// Computes `y[rows, n] = epilogue(x·W)` on the threads of the pool. `scratch`
+/// Computes `y[rows, n]` from norm(x)·W + bias on the threads of the pool. `scratch`
 /// takes the inputs as the kernels read them, and keeps its memory.
 ///
 /// # Panics
@@ -63,9 +68,9 @@ pub fn linear_with(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut 
     let expected = packed_len(layer.precision, k, n);
     assert_eq!(layer.weight.len(), expected, "packed weights");
     assert_eq!(y.len(), x.len() / k * n, "outputs");
-    let Epilogue { bias, residual, .. } = layer.epilogue;
-    assert!(bias.is_none_or(|b| b.len() == n), "bias");
-    assert!(residual.is_none_or(|r| r.len() == y.len()), "residual");
+    assert!(layer.bias.is_none_or(|b| b.len() == n), "bias");
+    let fits = |norm: Norm<'_>| norm.weight.len() == k && norm.bias.len() == k;
+    assert!(layer.norm.is_none_or(fits), "norm");
     match layer.precision {
         Precision::F32 => run::<F32>(isa, layer, scratch, y),
         Precision::Bf16 => run::<Bf16>(isa.with_bf16_products(), layer, scratch, y),
@@ -114,7 +119,7 @@ impl<'a> Plan<'a> {
     /// Words of a row's inputs as they are laid out.
     #[inline(always)]
     fn row_words<F: Format>(&self) -> usize {
-        self.steps.div_ceil(F::CHUNK) * F::CHUNK_WORDS
+        self.layer.k.div_ceil(CHUNK) * F::CHUNK_WORDS
     }
 
     /// The groups of rows `first..last`: the first row and the size of each.
@@ -217,15 +222,42 @@ unsafe fn group_size<V: Vector, F: Format>() -> usize {
 /// The set of `V` must be there.
 #[inline(always)]
 unsafe fn pack<V: Vector, F: Format>(plan: Plan<'_>, first: usize, out: &mut [u32]) {
-    let k = plan.layer.k;
     let row_words = plan.row_words::<F>();
     let last = first + out.len() / row_words;
     for (start, size) in plan.groups(first, last) {
         let group = &mut out[(start - first) * row_words..][..size * row_words];
         for r in 0..size {
-            let x = &plan.layer.x[(start + r) * k..][..k];
+            let first = &mut group[r * F::CHUNK_WORDS..];
             // SAFETY: the caller's promise.
-            unsafe { F::pack_row::<V>(x, size, &mut group[r * F::CHUNK_WORDS..]) };
+            unsafe { pack_row::<V, F>(&plan.layer, start + r, first, size) };
+        }
+    }
+}
+
+/// Normalises a row's inputs and lays them out in every `size`-th chunk of
+/// `out`, those beyond `k` as zeros.
+///
+/// # Safety
+/// The set of `V` must be there.
+#[inline(always)]
+unsafe fn pack_row<V: Vector, F: Format>(
+    layer: &Linear<'_>,
+    row: usize,
+    out: &mut [u32],
+    size: usize,
+) {
+    let x = &layer.x[row * layer.k..][..layer.k];
+    let norm = layer.norm.map(|norm| (norm, norm.moments(x)));
+    let chunks = out.chunks_mut(size * F::CHUNK_WORDS);
+    for (i, (x, out)) in x.chunks(CHUNK).zip(chunks).enumerate() {
+        let out = &mut out[..F::CHUNK_WORDS];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut values = load_two::<V>(x);
+            if let Some((norm, moments)) = norm {
+                values = norm.apply(moments, i * CHUNK, values);
+            }
+            F::pack_chunk(values, out);
         }
     }
 }
@@ -302,8 +334,9 @@ impl Tile {
             F::multiply::<V, R>(x.as_ptr(), w.as_ptr(), steps, ahead, &mut sums);
             for (r, sum) in sums.into_iter().enumerate() {
                 let y = out.slice((row + r) * layer.n + start, width);
-                store_two(sum, y);
-                finish(&layer, row + r, start, y);
+                let mut products = [0.0; PANEL];
+                store_two(sum, &mut products);
+                finish(&layer, start, &mut products, y);
             }
         }
     }
@@ -322,36 +355,35 @@ fn ahead<F: Format>(w: &[u8], (g, groups): (usize, usize)) -> Ahead {
     }
 }
 
-/// The epilogue of one row of a tile.
+/// One row's products with a panel become outputs, the columns from `start` on.
 #[inline(always)]
-fn finish(layer: &Linear<'_>, row: usize, start: usize, y: &mut [f32]) {
+fn finish(layer: &Linear<'_>, start: usize, products: &mut [f32; PANEL], y: &mut [f32]) {
     // The usual width as a constant: compilers unroll it.
     match y.first_chunk_mut::<PANEL>() {
-        Some(whole) => finish_part(layer, row, start, whole),
-        None => finish_part(layer, row, start, y),
+        Some(whole) => finish_part(layer, start, products, whole),
+        None => finish_part(layer, start, &mut products[..y.len()], y),
     }
 }
 
 #[inline(always)]
-fn finish_part(layer: &Linear<'_>, row: usize, start: usize, y: &mut [f32]) {
-    let Epilogue {
-        bias,
-        activation,
-        residual,
-    } = layer.epilogue;
-    let add = |y: &mut [f32], values: &[f32]| {
-        let values = &values[..y.len()];
-        for (y, v) in y.iter_mut().zip(values) {
-            *y += v;
+fn finish_part(layer: &Linear<'_>, start: usize, products: &mut [f32], y: &mut [f32]) {
+    if let Some(bias) = layer.bias {
+        add(products, &bias[start..]);
+    }
+    match layer.then {
+        Then::Store => y.copy_from_slice(products),
+        Then::Activate(function) => {
+            activation::map(function, products);
+            y.copy_from_slice(products);
         }
-    };
-    if let Some(bias) = bias {
-        add(y, &bias[start..]);
+        Then::Add => add(y, products),
     }
-    if let Some(function) = activation {
-        activation::map(function, y);
-    }
-    if let Some(residual) = residual {
-        add(y, &residual[row * layer.n + start..]);
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], values: &[f32]) {
+    let values = &values[..to.len()];
+    for (to, v) in to.iter_mut().zip(values) {
+        *to += v;
     }
 }

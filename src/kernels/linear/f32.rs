@@ -1,17 +1,16 @@
 //! 32-bit floats: a step is one input.
 
 use super::PANEL;
-use super::format::{Ahead, Format};
+use super::format::{Ahead, CHUNK, Format};
 use crate::kernels::vector::{LANES, Vector};
 
-/// Weights `[panel, k, PANEL]`, inputs `[k/LANES, rows, LANES]`.
+/// Weights `[panel, k, PANEL]`, inputs `[k/CHUNK, rows, CHUNK]`.
 pub enum F32 {}
 
 impl Format for F32 {
     const STEP: usize = 1;
     const STEP_BYTES: usize = PANEL * size_of::<f32>();
-    const CHUNK: usize = LANES;
-    const CHUNK_WORDS: usize = LANES;
+    const CHUNK_WORDS: usize = CHUNK;
 
     #[inline(always)]
     fn rows<V: Vector>() -> usize {
@@ -20,13 +19,12 @@ impl Format for F32 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
-        let chunks = out.chunks_mut(rows * LANES);
-        let (whole, rest) = x.as_chunks::<LANES>();
-        let mut last = [0.0; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        for (x, out) in whole.iter().chain([&last]).zip(chunks) {
-            out[..LANES].copy_from_slice(&x.map(f32::to_bits));
+    unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]) {
+        let out = out[..CHUNK].as_mut_ptr().cast::<f32>();
+        // SAFETY: there is room for two vectors; the set is the caller's promise.
+        unsafe {
+            x[0].store(out);
+            x[1].store(out.add(LANES));
         }
     }
 
@@ -41,14 +39,14 @@ impl Format for F32 {
     ) {
         // A copy, so that the sums stay in registers.
         let mut local = *sums;
-        for first in (0..steps).step_by(LANES) {
-            let count = LANES.min(steps - first);
+        for first in (0..steps).step_by(CHUNK) {
+            let count = CHUNK.min(steps - first);
             // SAFETY: passed on from the caller; each chunk of inputs is
-            // `[R, LANES]`.
+            // `[R, CHUNK]`.
             unsafe {
                 let (x, w) = (x.add(first * R), w.add(first * Self::STEP_BYTES));
                 let ahead = ahead.after(first);
-                multiply_rows::<V, R>(x.cast(), (LANES, 1), w, count, ahead, &mut local);
+                multiply_rows::<V, R>(x.cast(), (CHUNK, 1), w, count, ahead, &mut local);
             }
         }
         *sums = local;

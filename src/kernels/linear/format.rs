@@ -1,34 +1,33 @@
 //! What the precisions differ in.
 
-use super::super::vector::Vector;
+use super::super::vector::{LANES, Vector};
+
+/// Inputs that are laid out together: two vectors of them.
+pub const CHUNK: usize = 2 * LANES;
 
 /// How weights and inputs of one precision are laid out and multiplied.
 ///
 /// A panel holds its weights step by step, a group of rows its inputs chunk by
-/// chunk of steps: the product walks through both once, front to back.
+/// chunk, `[chunks, rows, CHUNK_WORDS]`: the product walks through both once,
+/// front to back.
 pub trait Format {
-    /// Inputs in a step.
+    /// Inputs in a step; a divisor of [`CHUNK`].
     const STEP: usize;
     /// Bytes of a panel's weights in a step.
     const STEP_BYTES: usize;
-    /// Steps in a chunk.
-    const CHUNK: usize;
     /// Words of one row's inputs in a chunk.
     const CHUNK_WORDS: usize;
 
     /// Rows that are computed together at most.
     fn rows<V: Vector>() -> usize;
 
-    /// Lays out the inputs of one of a group's `rows` rows, its chunks
-    /// `rows · CHUNK_WORDS` words apart, those beyond `x` zero. `out` starts
-    /// with the row's first chunk.
+    /// Lays out a chunk of one row's inputs in `CHUNK_WORDS` words.
     ///
     /// # Safety
     /// The set of `V` must be there.
-    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]);
+    unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]);
 
-    /// Adds to `sums` the products of `steps` steps of `R` rows, laid out by
-    /// [`pack_row`](Self::pack_row) as `[chunks, R, CHUNK_WORDS]`, with a panel.
+    /// Adds to `sums` the products of `steps` steps of `R` rows with a panel.
     ///
     /// # Safety
     /// The set of `V` must be there; `x` must be readable for all chunks of

@@ -14,7 +14,7 @@ pub const OFFSET: i32 = 8;
 /// Weights per panel and block: `[QUADS/2, PANEL, 4]` bytes, quad j in the lower
 /// four bits and quad
 /// j + QUADS/2 in the upper, then `[PANEL]` half-precision scales.
-/// Inputs as [`quantize::pack_row`] lays them out.
+/// Inputs as [`quantize::pack_block`] lays them out.
 pub enum Q4 {}
 
 impl Q4 {
@@ -33,7 +33,6 @@ impl Q4 {
 impl Format for Q4 {
     const STEP: usize = BLOCK;
     const STEP_BYTES: usize = Self::SCALES + PANEL * size_of::<u16>();
-    const CHUNK: usize = 1;
     const CHUNK_WORDS: usize = BLOCK_WORDS;
 
     #[inline(always)]
@@ -43,8 +42,9 @@ impl Format for Q4 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
-        quantize::pack_row(x, rows, OFFSET, out);
+    unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]) {
+        // SAFETY: passed on from the caller.
+        unsafe { quantize::pack_block(x, OFFSET, out) }
     }
 
     // SAFETY: as the trait says.

@@ -10,7 +10,7 @@ const HALF: usize = LANES * 4;
 
 /// Weights per panel and block: `[QUADS, PANEL, 4]` bytes q + 128, then
 /// `[PANEL]` half-precision scales.
-/// Inputs as [`quantize::pack_row`] lays them out.
+/// Inputs as [`quantize::pack_block`] lays them out.
 pub enum Q8 {}
 
 impl Q8 {
@@ -27,7 +27,6 @@ impl Q8 {
 impl Format for Q8 {
     const STEP: usize = BLOCK;
     const STEP_BYTES: usize = Self::SCALES + PANEL * size_of::<u16>();
-    const CHUNK: usize = 1;
     const CHUNK_WORDS: usize = BLOCK_WORDS;
 
     #[inline(always)]
@@ -37,8 +36,9 @@ impl Format for Q8 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn pack_row<V: Vector>(x: &[f32], rows: usize, out: &mut [u32]) {
-        quantize::pack_row(x, rows, V::Q8_OFFSET, out);
+    unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]) {
+        // SAFETY: passed on from the caller.
+        unsafe { quantize::pack_block(x, V::Q8_OFFSET, out) }
     }
 
     // SAFETY: as the trait says.

@@ -3,11 +3,11 @@
 use half::f16;
 
 use super::PANEL;
-use super::format::{Ahead, Format};
-use crate::kernels::vector::{LANES, Vector};
+use super::format::{Ahead, CHUNK, Format};
+use crate::kernels::vector::{LANES, Vector, nearest};
 
 /// Inputs that share a scale.
-pub const BLOCK: usize = 32;
+pub const BLOCK: usize = CHUNK;
 
 /// Groups of four inputs in a block: what one byte product sums up.
 pub const QUADS: usize = BLOCK / 4;
@@ -20,24 +20,26 @@ pub const BLOCK_WORDS: usize = QUADS + 2;
 /// of two pairs fit into 16 bits where a processor adds them there.
 const HIGHEST: f32 = 127.0;
 
-/// Lays out the inputs of one of `rows` rows, block by block: `[QUADS]` words of
-/// four signed bytes, their scale, and what their products with weights raised
-/// by `offset` are too high by, negative. Blocks are `rows · BLOCK_WORDS` apart.
+/// Lays out a block of one row's inputs, x ≈ scale · byte: [`QUADS`] words of
+/// four signed bytes, their scale, and, negative, what their products with
+/// weights raised by `offset` are too high by.
+///
+/// What isn't finite makes the scale so, and with it every product.
+///
+/// # Safety
+/// The set of `V` must be there.
 #[inline(always)]
-pub fn pack_row(x: &[f32], rows: usize, offset: i32, out: &mut [u32]) {
-    let blocks = out.chunks_mut(rows * BLOCK_WORDS);
-    let (whole, rest) = x.as_chunks::<BLOCK>();
-    let mut last = [0.0; BLOCK];
-    last[..rest.len()].copy_from_slice(rest);
-    for (values, out) in whole.iter().chain([&last]).zip(blocks) {
-        let mut bytes = [0; BLOCK];
-        let scale = to_bytes(values, &mut bytes);
-        for (word, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(bytes.map(|b| b as u8));
-        }
-        let sum: i32 = bytes.iter().map(|&b| i32::from(b)).sum();
-        out[QUADS] = scale.to_bits();
-        out[QUADS + 1] = (-offset * sum) as u32;
+pub unsafe fn pack_block<V: Vector>(x: [V; 2], offset: i32, out: &mut [u32]) {
+    let (bytes, rest) = out.split_at_mut(QUADS);
+    // SAFETY: there is room for 32 bytes; the set is the caller's promise.
+    unsafe {
+        let highest = V::highest(x);
+        let scale = highest / HIGHEST;
+        // Not 1/scale: two divisions side by side.
+        let inverse = V::splat(finite(HIGHEST / highest));
+        let sum = V::store_bytes(x.map(|x| x.mul(inverse)), bytes.as_mut_ptr().cast());
+        rest[0] = scale.to_bits();
+        rest[1] = offset.wrapping_mul(-sum) as u32;
     }
 }
 
@@ -111,36 +113,15 @@ pub unsafe fn multiply<V: Vector, W: Weights, const R: usize>(
     *sums = local;
 }
 
-/// The bytes, and their scale, with which x ≈ scale · byte. What isn't finite
-/// makes the scale so, and with it every product.
-#[inline(always)]
-fn to_bytes(x: &[f32; BLOCK], bytes: &mut [i8; BLOCK]) -> f32 {
-    // The bits of magnitudes order as the magnitudes do, NaN above all.
-    let mut highest = 0;
-    for x in x {
-        highest = highest.max(x.to_bits() & 0x7fff_ffff);
-    }
-    let scale = f32::from_bits(highest) / HIGHEST;
-    let inverse = inverse(scale);
-    for (byte, x) in bytes.iter_mut().zip(x) {
-        *byte = nearest(x * inverse) as i8;
-    }
-    scale
-}
-
 /// 1/x, or 0 where that isn't a number to multiply with.
 #[inline(always)]
 fn inverse(x: f32) -> f32 {
-    let inverse = 1.0 / x;
-    if inverse.is_finite() { inverse } else { 0.0 }
+    finite(1.0 / x)
 }
 
-/// The nearest integer, ties to even, of a magnitude below 2²².
 #[inline(always)]
-fn nearest(x: f32) -> i32 {
-    /// Adding it leaves the integer in the low mantissa bits.
-    const ROUND: f32 = 12_582_912.0;
-    ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+fn finite(x: f32) -> f32 {
+    if x.is_finite() { x } else { 0.0 }
 }
 
 /// One value for each column of a panel.

@@ -3,6 +3,7 @@
 use super::quantize::BLOCK;
 use super::*;
 use crate::kernels::isa::Isa;
+use crate::kernels::layer_norm::Norm;
 
 const ALL: [Precision; 4] = [
     Precision::F32,
@@ -74,10 +75,9 @@ impl Case {
             x,
             weight: &self.packed,
             precision: self.precision,
-            epilogue: Epilogue {
-                bias: Some(&self.bias),
-                ..Epilogue::default()
-            },
+            norm: None,
+            bias: Some(&self.bias),
+            then: Then::Store,
             k: self.k,
             n: self.n,
         };
@@ -230,34 +230,68 @@ fn another_order_of_adding_is_noticed() {
 }
 
 #[test]
-fn the_epilogue_adds_applies_and_adds() {
+fn inputs_are_normalised_and_outputs_activated_or_added() {
     use crate::kernels::activation::{Function, apply_with};
     let (rows, k, n) = (5, 40, 45);
     let case = Case::new(Precision::F32, k, n);
     let x = noise(rows * k, 1);
-    let residual = noise(rows * n, 9);
+    let (weight, bias) = (noise(k, 7), noise(k, 8));
+    let norm = Norm {
+        weight: &weight,
+        bias: &bias,
+        epsilon: 1e-5,
+    };
+    let normalised: Vec<f32> = x.chunks(k).flat_map(|x| layer_norm(x, norm)).collect();
     for &isa in Isa::available() {
-        let mut expected = case.run(isa, &x);
-        apply_with(isa, Function::GeluTanh, &mut expected);
-        for (y, r) in expected.iter_mut().zip(&residual) {
-            *y += r;
-        }
-        let layer = Linear {
-            x: &x,
-            weight: &case.packed,
-            precision: Precision::F32,
-            epilogue: Epilogue {
+        let plain = case.run(isa, &normalised);
+        let run = |then, y: &mut [f32]| {
+            let layer = Linear {
+                x: &x,
+                weight: &case.packed,
+                precision: Precision::F32,
+                norm: Some(norm),
                 bias: Some(&case.bias),
-                activation: Some(Function::GeluTanh),
-                residual: Some(&residual),
-            },
-            k,
-            n,
+                then,
+                k,
+                n,
+            };
+            linear_with(isa, layer, &mut Vec::new(), y);
         };
-        let mut y = vec![f32::NAN; rows * n];
-        linear_with(isa, layer, &mut Vec::new(), &mut y);
-        assert_eq!(y, expected, "{isa:?}");
+        let near = |y: &[f32], expected: &[f32]| {
+            let worst = std::iter::zip(y, expected).map(|(a, b)| (a - b).abs());
+            assert!(worst.fold(0.0, f32::max) < 1e-5, "{isa:?}");
+        };
+        let mut stored = vec![f32::NAN; rows * n];
+        run(Then::Store, &mut stored);
+        near(&stored, &plain);
+
+        let mut activated = vec![f32::NAN; rows * n];
+        run(Then::Activate(Function::GeluTanh), &mut activated);
+        let mut expected = stored.clone();
+        apply_with(isa, Function::GeluTanh, &mut expected);
+        assert_eq!(activated, expected, "{isa:?}");
+
+        let before = noise(rows * n, 9);
+        let mut added = before.clone();
+        run(Then::Add, &mut added);
+        let expected: Vec<f32> = std::iter::zip(&before, &stored)
+            .map(|(b, s)| b + s)
+            .collect();
+        assert_eq!(added, expected, "{isa:?}");
     }
+}
+
+/// The plain twin of the norm, in f64.
+fn layer_norm(x: &[f32], norm: Norm<'_>) -> Vec<f32> {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let squares = x.iter().map(|&x| (f64::from(x) - mean).powi(2));
+    let deviation = (squares.sum::<f64>() / n + f64::from(norm.epsilon)).sqrt();
+    let value = |(i, &x): (usize, &f32)| {
+        let scaled = (f64::from(x) - mean) / deviation * f64::from(norm.weight[i]);
+        (scaled + f64::from(norm.bias[i])) as f32
+    };
+    x.iter().enumerate().map(value).collect()
 }
 
 /// How far packed weights are from what they stand for, against the formulas

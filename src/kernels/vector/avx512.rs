@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Vector;
+use super::{ROUND, Vector};
 
 /// Sixteen lanes in a register. [`Vector::dot_bf16`] needs AVX512-BF16 besides,
 /// [`Vector::dot_q4`] and [`Vector::dot_q8`] need AVX512-VNNI.
@@ -98,6 +98,47 @@ unsafe impl Vector for Avx512 {
     unsafe fn dot_q8(sums: __m512i, w: __m512i, x: u32) -> __m512i {
         // SAFETY: the caller's function enables avx512vnni.
         unsafe { _mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(x as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        // SAFETY: the caller's function enables avx512f; writable by the
+        // trait's contract.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_add_epi32(bits, half);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let chosen = _mm512_mask_mov_epi32(rounded, nan, quiet);
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(chosen));
+            _mm256_storeu_si256(to.cast(), halves);
+        }
+    }
+    #[inline(always)]
+    unsafe fn highest(x: [Self; 2]) -> f32 {
+        // SAFETY: the caller's function enables avx512f.
+        unsafe {
+            let mask = _mm512_set1_epi32(0x7fff_ffff);
+            let [a, b] = x.map(|x| _mm512_and_si512(_mm512_castps_si512(x.0), mask));
+            f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(a, b)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(x: [Self; 2], to: *mut u8) -> i32 {
+        // SAFETY: the caller's function enables avx512f; writable by the
+        // trait's contract.
+        unsafe {
+            let round = _mm512_set1_ps(ROUND);
+            let whole = x.map(|x| {
+                let sum = _mm512_castps_si512(_mm512_add_ps(x.0, round));
+                _mm512_sub_epi32(sum, _mm512_castps_si512(round))
+            });
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole[0]));
+            _mm_storeu_si128(to.add(16).cast(), _mm512_cvtepi32_epi8(whole[1]));
+            _mm512_reduce_add_epi32(_mm512_add_epi32(whole[0], whole[1]))
+        }
     }
 
     #[inline(always)]

@@ -123,8 +123,86 @@ pub unsafe trait Vector: Copy {
     /// See the trait.
     unsafe fn dot_q8(sums: Self::Ints, w: Self::Bytes, x: u32) -> Self::Ints;
 
+    /// Writes sixteen values as bf16, each the [nearest](to_bf16).
+    ///
+    /// # Safety
+    /// See the trait; `to` must be writable for sixteen values.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: there is room for sixteen values; the set and the room at
+        // `to` are the caller's promise.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            to.cast::<[u16; LANES]>()
+                .write_unaligned(lanes.map(to_bf16));
+        }
+    }
+    /// The largest magnitude of two vectors; NaN counts as the largest.
+    ///
+    /// # Safety
+    /// See the trait.
+    #[inline(always)]
+    unsafe fn highest(x: [Self; 2]) -> f32 {
+        // SAFETY: the set is the caller's promise.
+        let lanes = unsafe { both(x) };
+        // The bits of magnitudes order as the magnitudes do, NaN above all.
+        let bits = lanes.map(|x| x.to_bits() & 0x7fff_ffff);
+        f32::from_bits(bits.into_iter().fold(0, u32::max))
+    }
+    /// Writes 32 values as signed bytes, each the [nearest] and at most 127 in
+    /// magnitude, and returns their sum.
+    ///
+    /// # Safety
+    /// See the trait; `to` must be writable for 32 bytes.
+    #[inline(always)]
+    unsafe fn store_bytes(x: [Self; 2], to: *mut u8) -> i32 {
+        // SAFETY: the set and the room are the caller's promise.
+        unsafe {
+            let whole = both(x).map(nearest);
+            to.cast::<[u8; 2 * LANES]>()
+                .write_unaligned(whole.map(|x| x as u8));
+            whole.iter().sum()
+        }
+    }
+
     /// Asks for the cache line at `from`, which may be any address.
     fn prefetch(from: *const u8);
+}
+
+/// The 32 lanes of two vectors.
+///
+/// # Safety
+/// See [`Vector`].
+#[inline(always)]
+unsafe fn both<V: Vector>(x: [V; 2]) -> [f32; 2 * LANES] {
+    let mut lanes = [0.0; 2 * LANES];
+    // SAFETY: the set is the caller's promise, and there is room for both.
+    unsafe {
+        x[0].store(lanes.as_mut_ptr());
+        x[1].store(lanes[LANES..].as_mut_ptr());
+    }
+    lanes
+}
+
+/// Adding it leaves the nearest integer of a magnitude below 2²² in the low
+/// mantissa bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// The nearest integer, ties to even, of a magnitude below 2²².
+#[inline(always)]
+pub fn nearest(x: f32) -> i32 {
+    ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
+/// The nearest bf16, ties to even, as its bits.
+#[inline(always)]
+pub fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    // A NaN must not round to infinity.
+    let quiet = bits | 0x0040_0000;
+    ((if x.is_nan() { quiet } else { rounded }) >> 16) as u16
 }
 
 /// Sum of sixteen lanes, by halves.
