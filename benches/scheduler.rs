@@ -1,10 +1,11 @@
-//! What scheduling costs and what shared prompts save, on random weights in
-//! the shape of GPT-2 124M: `cargo bench --bench scheduler`.
+//! What scheduling costs, what shared prompts save and what a look inside
+//! costs, on random weights in the shape of GPT-2 124M:
+//! `cargo bench --bench scheduler`.
 
 use std::time::{Duration, Instant};
 
 use gpt2_engine::engine::{
-    Engine, Event, Events, Request, SamplingOptions, SamplingParams, Speculation,
+    Engine, Event, Events, InspectRequest, Request, SamplingOptions, SamplingParams, Speculation,
 };
 use gpt2_engine::model::{Config, Dtype, Gpt2, ModelFiles, TokenizerFiles};
 
@@ -18,7 +19,8 @@ fn main() -> Result<()> {
     for streams in [1, 8, 64] {
         scheduling(streams)?;
     }
-    shared_prefix()
+    shared_prefix()?;
+    look_inside()
 }
 
 fn engine() -> Result<Engine> {
@@ -92,10 +94,6 @@ fn shared_prefix() -> Result<()> {
         cold.push(first_token(prefix, 1)?);
         warm.push(first_token(prefix, 100)?);
     }
-    let median = |times: &mut Vec<Duration>| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64()
-    };
     let (cold, warm) = (median(&mut cold), median(&mut warm));
     println!(
         "first token after 408 tokens: {:.1} ms; with 400 of them shared: {:.1} ms, {:.1}%",
@@ -104,4 +102,44 @@ fn shared_prefix() -> Result<()> {
         100.0 * warm / cold
     );
     Ok(())
+}
+
+/// The time to look at 200 tokens, everything recorded, beside that to their
+/// first new token.
+fn look_inside() -> Result<()> {
+    let engine = engine()?;
+    let text = |seed: u32| {
+        (0..200)
+            .map(|i| (i * 37 + seed) % 50_257)
+            .collect::<Vec<u32>>()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let (mut prefill, mut look) = (Vec::new(), Vec::new());
+    for seed in 0..PAIRS {
+        let started = Instant::now();
+        let mut events = submit(&engine, text(seed), 1)?;
+        events.blocking_next().ok_or("no token")?;
+        prefill.push(started.elapsed());
+        let started = Instant::now();
+        runtime.block_on(engine.inspect(InspectRequest {
+            ids: text(seed + 1000),
+            attention: true,
+            lens: 5,
+            ..Default::default()
+        }))?;
+        look.push(started.elapsed());
+    }
+    let (prefill, look) = (median(&mut prefill), median(&mut look));
+    println!(
+        "first token after 200 tokens: {:.1} ms; a look inside them: {:.1} ms, {:.2} times that",
+        1e3 * prefill,
+        1e3 * look,
+        look / prefill
+    );
+    Ok(())
+}
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64()
 }
