@@ -167,6 +167,12 @@ fn short_names_are_those_of_the_hub() {
     .unwrap();
     generate(&machine, &["gpt2", "--offline"]).fine();
     generate(&machine, &["openai-community/gpt2", "--offline"]).fine();
+    machine.run(&["pull", "gpt2"]).fine();
+    assert_eq!(
+        hub.gets("/lfs/").len(),
+        1,
+        "fetched again, under another name"
+    );
     machine.run(&["models", "rm", "gpt2"]).fine();
     generate(&machine, &["gpt2", "--offline"])
         .failed(&["openai-community/gpt2", "not in the cache"]);
