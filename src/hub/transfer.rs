@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::HubError;
 use super::cache::{RepoCache, create_folder};
-use super::http::{Answer, Failure};
+use super::http::{Answer, Failure, is_timeout};
 use super::name::Revision;
 use super::notes::Notes;
 use super::partial::{Broken, Partial};
@@ -119,7 +119,7 @@ impl Transfer<'_> {
 
     /// Receives until the content is complete, or too long.
     fn fill(&self, partial: &mut Partial<'_>, announced: &Announced) -> Result<(), HubError> {
-        let mut attempts = self.remote.attempts(&announced.url);
+        let mut attempts = self.remote.attempts();
         while !partial.is_complete() {
             self.check_others()?;
             let before = partial.len();
@@ -167,6 +167,9 @@ impl Transfer<'_> {
                 Err(self.broke(partial, announced, "the connection ended"))
             }
             Ok(()) => Ok(()),
+            Err(Broken::Read(e)) if is_timeout(&e) => {
+                Err(self.broke(partial, announced, "the server fell silent"))
+            }
             Err(Broken::Read(e)) => Err(self.broke(partial, announced, &e.to_string())),
             Err(Broken::Write(error)) => Err(Failure::last(error)),
             Err(Broken::Cancelled) => self.check_others().map_err(Failure::last),
