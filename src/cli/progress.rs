@@ -25,6 +25,8 @@ struct State {
     planned: u64,
     received: u64,
     files: BTreeMap<String, File>,
+    on_terminal: bool,
+    /// Drawn when there is something to fetch.
     bars: Option<Bars>,
 }
 
@@ -50,7 +52,6 @@ struct Bars {
 
 impl Display {
     pub fn new() -> Self {
-        let bars = std::io::stderr().is_terminal().then(Bars::new);
         let now = Instant::now();
         let state = State {
             begun: now,
@@ -58,7 +59,8 @@ impl Display {
             planned: 0,
             received: 0,
             files: BTreeMap::new(),
-            bars,
+            on_terminal: std::io::stderr().is_terminal(),
+            bars: None,
         };
         Self {
             state: Mutex::new(state),
@@ -99,7 +101,8 @@ impl Progress for Display {
 impl State {
     fn plan(&mut self, bytes: u64) {
         self.planned += bytes;
-        if let Some(bars) = &self.bars {
+        if self.on_terminal {
+            let bars = self.bars.get_or_insert_with(Bars::new);
             bars.total.set_length(self.planned);
         }
     }

@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::{Done, Machine, demo, noise};
-use crate::fake_hub::{FakeHub, Fault};
+use crate::fake_hub::{Content, FakeHub, Fault};
 
 const WEIGHTS: &str = "/lfs/";
 const PULL: [&str; 2] = ["pull", "me/model"];
@@ -253,6 +253,28 @@ fn a_lock_is_waited_for() {
     let done = Done::of(child.wait_with_output().unwrap()).fine();
     assert!(start.elapsed() >= Duration::from_secs(7));
     assert!(done.said.contains("another process"), "{}", done.said);
+}
+
+#[test]
+fn files_that_are_not_used_may_be_damaged() {
+    let mut files = demo();
+    files.insert(
+        "pytorch_model.bin".into(),
+        Content::new("pytorch_model.bin", vec![1; 99]),
+    );
+    let hub = FakeHub::of(files);
+    let machine = Machine::new(&hub);
+    machine.run(&PULL).fine();
+    // As Python would have fetched it.
+    let name = etag(&hub, "pytorch_model.bin");
+    std::fs::write(machine.repo().join("blobs").join(&name), "damaged").unwrap();
+    let snapshot = machine.repo().join("snapshots").join(hub.commit("main"));
+    let target = format!("../../blobs/{name}");
+    std::os::unix::fs::symlink(target, snapshot.join("pytorch_model.bin")).unwrap();
+    let done = machine
+        .run(&["tokenize", "a", "--model", "me/model", "--offline"])
+        .fine();
+    assert_eq!(done.said, "");
 }
 
 #[test]
