@@ -1,7 +1,7 @@
 //! `gpt2 models`: what is in the cache, and taking it out again.
 
 use std::io::Write;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -71,9 +71,13 @@ fn to_json(model: &CachedModel) -> Value {
         "revisions": model.revisions,
         "dtype": model.dtype,
         "size": model.size,
-        "last_used": model.last_used.map(httpdate::fmt_http_date),
+        "last_used": model.last_used.and_then(unix_seconds),
         "folder": model.folder.display().to_string(),
     })
+}
+
+fn unix_seconds(time: SystemTime) -> Option<u64> {
+    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// The commit is shortened as git does it.

@@ -25,6 +25,8 @@ struct State {
     planned: u64,
     received: u64,
     files: BTreeMap<String, File>,
+    on_terminal: bool,
+    /// Drawn when there is something to fetch.
     bars: Option<Bars>,
 }
 
@@ -50,7 +52,6 @@ struct Bars {
 
 impl Display {
     pub fn new() -> Self {
-        let bars = std::io::stderr().is_terminal().then(Bars::new);
         let now = Instant::now();
         let state = State {
             begun: now,
@@ -58,7 +59,8 @@ impl Display {
             planned: 0,
             received: 0,
             files: BTreeMap::new(),
-            bars,
+            on_terminal: std::io::stderr().is_terminal(),
+            bars: None,
         };
         Self {
             state: Mutex::new(state),
@@ -88,14 +90,9 @@ impl Progress for Display {
             Event::Waiting { file } => {
                 state.say(&format!("{file}: another process is fetching it; waiting"));
             }
-            Event::Retrying { url, reason, wait } => {
-                let again = format!("trying again in {:.1} s", wait.as_secs_f64());
-                // Most reasons name the address already.
-                state.say(&if reason.contains(url) {
-                    format!("{reason}; {again}")
-                } else {
-                    format!("{url}: {reason}; {again}")
-                });
+            Event::Retrying { reason, wait } => {
+                let seconds = wait.as_secs_f64();
+                state.say(&format!("{reason}; trying again in {seconds:.1} s"));
             }
         }
     }
@@ -104,7 +101,8 @@ impl Progress for Display {
 impl State {
     fn plan(&mut self, bytes: u64) {
         self.planned += bytes;
-        if let Some(bars) = &self.bars {
+        if self.on_terminal {
+            let bars = self.bars.get_or_insert_with(Bars::new);
             bars.total.set_length(self.planned);
         }
     }
@@ -197,9 +195,7 @@ impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
         let total = all.add(ProgressBar::new(0));
-        total.set_style(style(
-            "{prefix:32} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        ));
+        total.set_style(style());
         total.set_prefix("total");
         Self { all, total }
     }
@@ -207,9 +203,7 @@ impl Bars {
     fn file(&self, name: &str, size: u64, have: u64) -> ProgressBar {
         let bar = ProgressBar::new(size).with_position(have);
         let bar = self.all.insert_before(&self.total, bar);
-        bar.set_style(style(
-            "{prefix:32} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        ));
+        bar.set_style(style());
         bar.set_prefix(name.to_owned());
         bar.reset_eta();
         bar
@@ -222,9 +216,11 @@ impl Drop for Bars {
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
+fn style() -> ProgressStyle {
+    let template = "{prefix:32} {wide_bar} {decimal_bytes}/{decimal_total_bytes} \
+                    {decimal_bytes_per_sec} {eta}";
+    // A template that is wrong is seen at the first download.
     let style = ProgressStyle::with_template(template);
-    // The templates stand above; a wrong one is seen at the first download.
     style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 

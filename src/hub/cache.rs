@@ -130,8 +130,11 @@ impl RepoCache {
         let target = fs::read_link(&pointer).map_err(|e| e.to_string())?;
         let etag = self.etag_of_link(&target)?;
         let blob = self.existing(&etag)?;
-        let leads_there = |blob: &Blob| same_file(&pointer, &blob.path);
-        if blob.as_ref().is_some_and(|blob| !leads_there(blob)) {
+        let strays = match &blob {
+            Some(blob) => !same_file(&pointer, &blob.path),
+            None => pointer.exists(),
+        };
+        if strays {
             return Err("lies in a folder that is a link out of the cache".to_owned());
         }
         Ok(blob)

@@ -1,6 +1,7 @@
 //! A whole model from the hub into the cache.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use super::HubError;
 use super::cache::{RepoCache, create_folder};
@@ -49,7 +50,7 @@ pub(super) fn fetch(
         remote: &remote,
         cache,
         notes: &notes,
-        cancelled: &AtomicBool::new(false),
+        failure: &OnceLock::new(),
     };
     let fetch = Fetch {
         repo,
@@ -94,30 +95,28 @@ impl Fetch<'_> {
         let file = FileName::known(name);
         let announced = self.transfer.remote.announced(&self.commit, &file)?;
         self.check_space(std::slice::from_ref(&announced))?;
-        self.one(&announced)?;
+        self.transfer.fetch(&announced)?;
+        self.link(&announced)?;
         let path = self.cache.blob(&announced.etag);
         std::fs::read(&path).map_err(|e| HubError::io(&path, &e))
     }
 
-    /// Fetches files, a few at a time, the largest first.
+    /// Fetches files, a few at a time, the largest first, and equal ones once.
     fn all(&self, names: &[FileName]) -> Result<(), HubError> {
         let ask = |file: &FileName| self.transfer.remote.announced(&self.commit, file);
-        let mut files = in_parallel(names, ask)?;
-        files.sort_by_key(|file| std::cmp::Reverse(file.size));
-        self.check_space(&files)?;
-        in_parallel(&files, |file| self.one(file))?;
-        Ok(())
+        let files = in_parallel(names, ask)?;
+        let distinct: BTreeMap<_, _> = files.iter().map(|file| (&file.etag, file)).collect();
+        let mut distinct: Vec<Announced> = distinct.into_values().cloned().collect();
+        distinct.sort_by_key(|file| std::cmp::Reverse(file.size));
+        self.check_space(&distinct)?;
+        in_parallel(&distinct, |file| self.transfer.fetch(file))?;
+        files.iter().try_for_each(|file| self.link(file))
     }
 
-    /// Fetches one file, and links the snapshot to it.
-    fn one(&self, announced: &Announced) -> Result<(), HubError> {
-        let fetched = self.transfer.fetch(announced);
-        if fetched.is_err() {
-            self.transfer.cancelled.store(true, Ordering::Relaxed);
-        }
-        fetched?;
-        self.cache
-            .link(&self.commit, &announced.file, &announced.etag)
+    /// Makes the snapshot's file a link to the blob.
+    fn link(&self, announced: &Announced) -> Result<(), HubError> {
+        let Announced { file, etag, .. } = announced;
+        self.cache.link(&self.commit, file, etag)
     }
 
     /// Compares what is still to come with the free space.

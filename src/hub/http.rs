@@ -405,6 +405,12 @@ fn tls_advice(reason: &str) -> &'static str {
     }
 }
 
+/// Whether a body's reader waited for too long.
+pub(super) fn is_timeout(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    error.kind() == std::io::ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
+}
+
 fn is_unconnected(error: &ureq::Error) -> bool {
     use std::io::ErrorKind::{
         AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable,

@@ -222,9 +222,12 @@ impl Hub {
         revision: &Revision,
         progress: &dyn Progress,
     ) -> Result<Snapshot, HubError> {
-        let cache = self.repo_cache(repo);
+        // Where Python keeps it under its short name, it stays there.
+        let mut names = repo.cached_as();
+        let kept = names.find(|name| self.repo_cache(name).path().is_dir());
+        let cache = self.repo_cache(kept.as_ref().unwrap_or(repo));
         let commit = fetch::fetch(&self.settings, &cache, repo, revision, progress)?;
-        match snapshot::find(&cache, repo, &commit)? {
+        match snapshot::find(&cache, kept.as_ref().unwrap_or(repo), &commit)? {
             Found::Whole(snapshot) | Found::Usable(snapshot) => Ok(snapshot),
             Found::Missing(missing) => {
                 let reason = format!("right after it was fetched {missing}");

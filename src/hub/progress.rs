@@ -45,9 +45,7 @@ pub enum Event<'a> {
     },
     /// A request failed and will be repeated.
     Retrying {
-        /// What was asked for.
-        url: &'a str,
-        /// How it failed.
+        /// How it failed, and what was asked for.
         reason: &'a str,
         /// After this long.
         wait: Duration,

@@ -64,7 +64,7 @@ impl<'a> Remote<'a> {
         let (endpoint, repo) = (&self.settings.endpoint, self.repo);
         let revision_part = encode(revision.as_str());
         let url = format!("{endpoint}/api/models/{repo}/revision/{revision_part}");
-        let bytes = retrying(self.attempts(&url), || {
+        let bytes = retrying(self.attempts(), || {
             let answer = self.client.send(&Method::GET, &url, None, Follow::All)?;
             let mut body = answer.response.into_body();
             body.read_to_vec().map_err(|e| {
@@ -97,7 +97,7 @@ impl<'a> Remote<'a> {
             "{endpoint}/{repo}/resolve/{commit}/{}",
             encode(file.as_str())
         );
-        let announced = retrying(self.attempts(&url), || {
+        let announced = retrying(self.attempts(), || {
             let answer = self.ask(&url)?;
             read_announcement(&answer, commit, file, &url).map_err(Failure::last)
         });
@@ -123,8 +123,8 @@ impl<'a> Remote<'a> {
             .send(&Method::GET, &announced.url, range, Follow::All)
     }
 
-    pub(super) fn attempts<'u>(&'u self, url: &'u str) -> Attempts<'u> {
-        Attempts::new(url, self.settings.backoff, self.progress)
+    pub(super) fn attempts(&self) -> Attempts<'a> {
+        Attempts::new(self.settings.backoff, self.progress)
     }
 
     pub(super) fn progress(&self) -> &'a dyn Progress {

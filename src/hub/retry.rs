@@ -16,16 +16,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// Counts the failures of one task.
 pub(super) struct Attempts<'a> {
-    url: &'a str,
     backoff: Duration,
     failures: u32,
     progress: &'a dyn Progress,
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(url: &'a str, backoff: Duration, progress: &'a dyn Progress) -> Self {
+    pub(super) fn new(backoff: Duration, progress: &'a dyn Progress) -> Self {
         Self {
-            url,
             backoff,
             failures: 0,
             progress,
@@ -58,7 +56,6 @@ impl<'a> Attempts<'a> {
         let wait = asked.map_or(backoff, |asked| asked.max(self.backoff.mul_f64(jitter)));
         let reason = failure.error.to_string();
         self.progress.event(&Event::Retrying {
-            url: self.url,
             reason: &reason,
             wait,
         });
@@ -109,7 +106,7 @@ mod tests {
     fn failing(retry: Retry) -> (Vec<Duration>, u32) {
         let waits = Waits::default();
         let mut tries = 0;
-        let attempts = Attempts::new("url", Duration::from_millis(2), &waits);
+        let attempts = Attempts::new(Duration::from_millis(2), &waits);
         let result: Result<(), _> = retrying(attempts, || {
             tries += 1;
             let mut failure = Failure::last(HubError::protocol("url", "fails"));

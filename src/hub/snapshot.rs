@@ -40,73 +40,100 @@ pub(super) enum Found {
     },
 }
 
-/// Looks for a commit's files, and verifies them.
+/// Looks for a commit's files, and verifies those that a model is made of.
 pub(super) fn find(cache: &RepoCache, repo: &RepoId, commit: &Commit) -> Result<Found, HubError> {
     let notes = Notes::new(cache);
-    let folder = cache.snapshot(commit);
-    let damaged = |file: &FileName, reason: String| Found::Damaged {
-        commit: commit.clone(),
-        file: folder.join(file.as_str()).display().to_string(),
-        reason,
+    let search = Search {
+        cache,
+        commit,
+        notes: &notes,
     };
-    let mut files = Vec::new();
-    for name in known_files() {
-        match cache.blob_of(commit, &name) {
-            Ok(Some(blob)) => files.push((name, blob)),
-            Ok(None) => {}
-            Err(reason) => return Ok(damaged(&name, reason)),
+    match search.files(repo) {
+        Ok((files, has_tokenizer)) => {
+            let snapshot = Snapshot {
+                repo: repo.clone(),
+                commit: commit.clone(),
+                folder: cache.snapshot(commit),
+                files,
+            };
+            Ok(if has_tokenizer || notes.is_whole(commit) {
+                Found::Whole(snapshot)
+            } else {
+                Found::Usable(snapshot)
+            })
         }
-    }
-    if let Some((name, reason)) = first_damaged(&notes, &files)? {
-        return Ok(damaged(&name, reason));
-    }
-    let missing = |what: &str| Found::Missing(format!("there is no {what} of it"));
-    let names: BTreeSet<String> = files.iter().map(|(n, _)| n.to_string()).collect();
-    if !names.contains(CONFIG) {
-        return Ok(missing(CONFIG));
-    }
-    let Ok(chosen) = Files::choose(&names, repo) else {
-        return Ok(missing("weights"));
-    };
-    let index = files.iter().find(|(name, _)| name.as_str() == INDEX);
-    if let Some((_, index)) = index.filter(|(name, _)| *name == chosen.weights) {
-        let bytes = std::fs::read(&index.path).map_err(|e| HubError::io(&index.path, &e))?;
-        let shards = match shards(&bytes) {
-            Ok(shards) => shards,
-            Err(reason) => return Ok(damaged(&chosen.weights, reason)),
-        };
-        let mut found = Vec::new();
-        for shard in shards {
-            match cache.blob_of(commit, &shard) {
-                Ok(Some(blob)) => found.push((shard, blob)),
-                Ok(None) => return Ok(missing(shard.as_str())),
-                Err(reason) => return Ok(damaged(&shard, reason)),
-            }
+        Err(Flaw::Missing(what)) => Ok(Found::Missing(format!("there is no {what} of it"))),
+        Err(Flaw::Damaged(file, reason)) => {
+            let path = cache.snapshot(commit).join(file.as_str());
+            Ok(Found::Damaged {
+                commit: commit.clone(),
+                file: path.display().to_string(),
+                reason,
+            })
         }
-        if let Some((name, reason)) = first_damaged(&notes, &found)? {
-            return Ok(damaged(&name, reason));
-        }
-        files.extend(found);
+        Err(Flaw::Failed(error)) => Err(error),
     }
-    let snapshot = Snapshot {
-        repo: repo.clone(),
-        commit: commit.clone(),
-        folder: folder.clone(),
-        files,
-    };
-    Ok(if chosen.has_tokenizer() || notes.is_whole(commit) {
-        Found::Whole(snapshot)
-    } else {
-        Found::Usable(snapshot)
-    })
 }
 
-/// The first file whose content is not what its hash says.
-fn first_damaged(
-    notes: &Notes,
-    files: &[(FileName, Blob)],
-) -> Result<Option<(FileName, String)>, HubError> {
-    let results = in_parallel(files, |(_, blob)| notes.check(blob))?;
-    let mut results = results.into_iter().zip(files);
-    Ok(results.find_map(|(result, (name, _))| Some((name.clone(), result.err()?))))
+/// The search for one commit's files.
+struct Search<'a> {
+    cache: &'a RepoCache,
+    commit: &'a Commit,
+    notes: &'a Notes,
+}
+
+/// Why a snapshot is not to be had.
+enum Flaw {
+    Missing(String),
+    Damaged(FileName, String),
+    Failed(HubError),
+}
+
+impl Search<'_> {
+    /// The verified files, and whether a tokenizer is among them. The files
+    /// are those that [`ModelFiles::from_dir`](crate::model::ModelFiles)
+    /// takes; others that lie there are left alone.
+    fn files(&self, repo: &RepoId) -> Result<(Vec<(FileName, Blob)>, bool), Flaw> {
+        // One that must not be used is there, too: it would be taken.
+        let is_there = |name: &FileName| !matches!(self.cache.blob_of(self.commit, name), Ok(None));
+        let there: BTreeSet<String> = known_files()
+            .filter(is_there)
+            .map(|name| name.to_string())
+            .collect();
+        if !there.contains(CONFIG) {
+            return Err(Flaw::Missing(CONFIG.to_owned()));
+        }
+        let chosen = Files::choose(&there, repo);
+        let chosen = chosen.map_err(|_| Flaw::Missing("weights".to_owned()))?;
+        let has_tokenizer = chosen.has_tokenizer();
+        let mut names = vec![FileName::known(CONFIG), chosen.weights.clone()];
+        names.extend(chosen.others);
+        let mut files = self.verified(names)?;
+        let index = files.iter().find(|(name, _)| name.as_str() == INDEX);
+        if let Some((name, index)) = index {
+            let bytes = std::fs::read(&index.path);
+            let bytes = bytes.map_err(|e| Flaw::Failed(HubError::io(&index.path, &e)))?;
+            let shards = shards(&bytes).map_err(|reason| Flaw::Damaged(name.clone(), reason))?;
+            files.extend(self.verified(shards)?);
+        }
+        Ok((files, has_tokenizer))
+    }
+
+    /// The blobs of these files, each compared with its hash.
+    fn verified(
+        &self,
+        names: impl IntoIterator<Item = FileName>,
+    ) -> Result<Vec<(FileName, Blob)>, Flaw> {
+        let blob = |name: FileName| match self.cache.blob_of(self.commit, &name) {
+            Ok(Some(blob)) => Ok((name, blob)),
+            Ok(None) => Err(Flaw::Missing(name.to_string())),
+            Err(reason) => Err(Flaw::Damaged(name, reason)),
+        };
+        let files = names.into_iter().map(blob).collect::<Result<Vec<_>, _>>()?;
+        in_parallel(&files, |(name, blob)| {
+            let checked = self.notes.check(blob).map_err(Flaw::Failed)?;
+            checked.map_err(|reason| Flaw::Damaged(name.clone(), reason))
+        })?;
+        Ok(files)
+    }
 }

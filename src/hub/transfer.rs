@@ -2,12 +2,12 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::HubError;
 use super::cache::{RepoCache, create_folder};
-use super::http::{Answer, Failure};
+use super::http::{Answer, Failure, is_timeout};
 use super::name::Revision;
 use super::notes::Notes;
 use super::partial::{Broken, Partial};
@@ -24,24 +24,27 @@ pub(super) struct Transfer<'a> {
     pub(super) remote: &'a Remote<'a>,
     pub(super) cache: &'a RepoCache,
     pub(super) notes: &'a Notes,
-    /// Set when one file failed, so that the others end too.
-    pub(super) cancelled: &'a AtomicBool,
+    /// How one file failed, so that the others end too.
+    pub(super) failure: &'a OnceLock<HubError>,
 }
 
 impl Transfer<'_> {
-    /// Makes sure that the blob is in the cache; says whether it was fetched
-    /// now. Of several processes that want the same blob one fetches it, the
+    /// Makes sure that the blob is in the cache. Of several processes that want the same blob one fetches it, the
     /// others wait as long as that one lives.
-    pub(super) fn fetch(&self, announced: &Announced) -> Result<bool, HubError> {
+    pub(super) fn fetch(&self, announced: &Announced) -> Result<(), HubError> {
+        self.fetch_locked(announced)
+            .inspect_err(|error| drop(self.failure.set(error.clone())))
+    }
+
+    fn fetch_locked(&self, announced: &Announced) -> Result<(), HubError> {
         if self.has(announced)? {
-            return Ok(false);
+            return Ok(());
         }
         let _lock = self.lock(announced)?;
         if self.has(announced)? {
-            return Ok(false);
+            return Ok(());
         }
-        self.receive(announced)?;
-        Ok(true)
+        self.receive(announced)
     }
 
     /// Whether the blob is there and intact.
@@ -71,8 +74,7 @@ impl Transfer<'_> {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::Error(e)) => return Err(io(e)),
-                Err(TryLockError::WouldBlock) if self.is_cancelled() => return Err(cancelled()),
-                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::WouldBlock) => self.check_others()?,
             }
             if !told {
                 let file = announced.file.as_str();
@@ -117,11 +119,9 @@ impl Transfer<'_> {
 
     /// Receives until the content is complete, or too long.
     fn fill(&self, partial: &mut Partial<'_>, announced: &Announced) -> Result<(), HubError> {
-        let mut attempts = self.remote.attempts(&announced.url);
+        let mut attempts = self.remote.attempts();
         while !partial.is_complete() {
-            if self.is_cancelled() {
-                return Err(cancelled());
-            }
+            self.check_others()?;
             let before = partial.len();
             let result = self.fill_once(partial, announced);
             if partial.len() > announced.size {
@@ -159,7 +159,7 @@ impl Transfer<'_> {
         let file = announced.file.as_str();
         let received = |bytes| {
             self.tell(&Event::Received { file, bytes });
-            !self.is_cancelled()
+            self.failure.get().is_none()
         };
         let body = answer.response.into_body().into_reader();
         match partial.receive(body, &received) {
@@ -167,9 +167,12 @@ impl Transfer<'_> {
                 Err(self.broke(partial, announced, "the connection ended"))
             }
             Ok(()) => Ok(()),
+            Err(Broken::Read(e)) if is_timeout(&e) => {
+                Err(self.broke(partial, announced, "the server fell silent"))
+            }
             Err(Broken::Read(e)) => Err(self.broke(partial, announced, &e.to_string())),
             Err(Broken::Write(error)) => Err(Failure::last(error)),
-            Err(Broken::Cancelled) => Err(Failure::last(cancelled())),
+            Err(Broken::Cancelled) => self.check_others().map_err(Failure::last),
         }
     }
 
@@ -191,8 +194,12 @@ impl Transfer<'_> {
         self.remote.progress().event(event);
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+    /// # Errors
+    /// How another file failed.
+    fn check_others(&self) -> Result<(), HubError> {
+        self.failure
+            .get()
+            .map_or(Ok(()), |error| Err(error.clone()))
     }
 }
 
@@ -219,11 +226,6 @@ fn starts_at(answer: &Answer, announced: &Announced) -> Result<u64, Failure> {
         })),
         _ => Ok(start),
     }
-}
-
-/// Never shown: the error of the file that failed is.
-fn cancelled() -> HubError {
-    HubError::protocol("", "cancelled")
 }
 
 fn remove(path: &Path) -> Result<(), HubError> {

@@ -11,8 +11,9 @@
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod fake_hub;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fake_hub::{FakeHub, Fault, files_of};
@@ -59,9 +60,7 @@ impl Machine {
     }
 
     fn python_command(&self, code: &str) -> Command {
-        let python = std::env::var("GPT2_E2E_PYTHON")
-            .expect("GPT2_E2E_PYTHON names a Python with huggingface_hub; see tests/e2e/hub.sh");
-        self.command(python, &["-c", code])
+        self.command(python(), &["-c", code])
     }
 
     fn python(&self, code: &str) -> String {
@@ -72,6 +71,11 @@ impl Machine {
     fn fetched(&self) -> usize {
         self.hub.gets("/lfs/").len()
     }
+}
+
+/// The Python that hub.sh has prepared.
+fn python() -> String {
+    std::env::var("GPT2_E2E_PYTHON").expect("GPT2_E2E_PYTHON is set; see tests/e2e/hub.sh")
 }
 
 #[track_caller]
@@ -193,6 +197,85 @@ with filelock.FileLock({lock:?}):
     );
     assert!(holder.wait().unwrap().success());
     assert_eq!(machine.fetched(), 1);
+}
+
+/// A TLS server before the hub, whose certificate is valid between two days
+/// from today.
+struct Tls {
+    server: Child,
+    url: String,
+    certificate: PathBuf,
+}
+
+impl Tls {
+    fn new(machine: &Machine, first_day: &str, last_day: &str) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/tls.py");
+        let certificate = machine.folder.path().join("certificate.pem");
+        let url = machine.hub.url();
+        let port = url.rsplit(':').next().unwrap();
+        let args = [script.to_str().unwrap(), port, first_day, last_day];
+        let mut server = machine
+            .command(python(), &args)
+            .arg(&certificate)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let url = format!("https://127.0.0.1:{}", line.trim());
+        Self {
+            server,
+            url,
+            certificate,
+        }
+    }
+
+    /// Pulls through it; what was said.
+    fn pull(&self, machine: &Machine, trusted: bool) -> Output {
+        let mut pull = machine.command(env!("CARGO_BIN_EXE_gpt2"), &["pull", "me/model"]);
+        pull.env("HF_ENDPOINT", &self.url)
+            .env_remove("SSL_CERT_FILE");
+        if trusted {
+            pull.env("SSL_CERT_FILE", &self.certificate);
+        }
+        pull.output().unwrap()
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn certificates_are_checked_and_clocks_suspected() {
+    let machine = Machine::new();
+    for (days, trusted, reason) in [
+        (["-20", "-10"], true, "is this machine's clock right?"),
+        (["10", "20"], true, "is this machine's clock right?"),
+        (["-10", "10"], false, "SSL_CERT_FILE"),
+    ] {
+        let output = Tls::new(&machine, days[0], days[1]).pull(&machine, trusted);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("no safe connection to"),
+            "{said}"
+        );
+        assert!(said.contains(reason), "{days:?}: no {reason} in {said}");
+        assert_eq!(machine.hub.seen().len(), 0);
+    }
+    // All small files come; the large one is redirected to plain http.
+    let output = Tls::new(&machine, "-10", "10").pull(&machine, true);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("config.json: verified"), "{said}");
+    assert!(
+        said.contains("less safe than where it came from: not followed"),
+        "{said}"
+    );
+    assert_eq!(machine.fetched(), 0);
 }
 
 /// In a mount namespace of its own, a tmpfs of 8 MB: enough for the model

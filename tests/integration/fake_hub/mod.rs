@@ -7,7 +7,7 @@ mod serve;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -134,6 +134,9 @@ pub struct State {
     pub seen: Mutex<Vec<Seen>>,
     /// Runs before each request is answered.
     pub hook: Mutex<Option<Hook>>,
+    /// Contents that are being sent, and the most there were at a time.
+    sending: AtomicUsize,
+    most_sending: AtomicUsize,
     stopped: AtomicBool,
 }
 
@@ -198,6 +201,11 @@ impl FakeHub {
         let mut seen = self.seen();
         seen.retain(|s| s.method == "GET" && s.path.contains(part));
         seen
+    }
+
+    /// The most contents that were sent at a time.
+    pub fn most_at_a_time(&self) -> usize {
+        self.state.most_sending.load(Ordering::SeqCst)
     }
 
     pub fn edit(&self, change: impl FnOnce(&mut BTreeMap<String, Repo>)) {

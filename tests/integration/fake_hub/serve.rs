@@ -94,7 +94,16 @@ fn answer(
             .retain(|(n, _)| !n.eq_ignore_ascii_case(name));
         answer = answer.header(name, value);
     }
-    send(stream, &seen, answer, fault.as_ref())
+    let is_content = matches!(answer.body, Body::Content(_)) && seen.method == "GET";
+    if is_content {
+        let sending = state.sending.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_sending.fetch_max(sending, Ordering::SeqCst);
+    }
+    let sent = send(stream, &seen, answer, fault.as_ref());
+    if is_content {
+        state.sending.fetch_sub(1, Ordering::SeqCst);
+    }
+    sent
 }
 
 fn read_request(stream: &TcpStream, to_store: bool) -> std::io::Result<Option<Seen>> {

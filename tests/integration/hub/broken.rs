@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::{Done, Machine, demo, noise};
-use crate::fake_hub::{FakeHub, Fault};
+use crate::fake_hub::{Content, FakeHub, Fault};
 
 const WEIGHTS: &str = "/lfs/";
 const PULL: [&str; 2] = ["pull", "me/model"];
@@ -74,23 +74,22 @@ fn one_flipped_bit_is_found() {
 
 #[test]
 fn a_broken_content_is_resumed() {
-    for fault in [
-        Fault::CutAfter(1_000_000),
-        Fault::ShortChunked(1_000_000),
-        Fault::StallAfter(1_000_000, Duration::from_secs(3)),
+    let silence = Duration::from_secs(3);
+    for (fault, reason) in [
+        (Fault::CutAfter(1_000_000), "disconnected, "),
+        (Fault::ShortChunked(1_000_000), "the connection ended, "),
+        (
+            Fault::StallAfter(1_000_000, silence),
+            "the server fell silent, ",
+        ),
     ] {
         let hub = FakeHub::of(demo());
         let mut machine = Machine::new(&hub);
         machine.set("HF_HUB_DOWNLOAD_TIMEOUT", "1");
         hub.rule("GET", WEIGHTS, 1, fault);
         let done = machine.run(&PULL).fine();
-        assert!(
-            done.said.contains("after 1000000 of")
-                || done.said.contains("no answer")
-                || done.said.contains("imeout"),
-            "{}",
-            done.said
-        );
+        let said = format!("{reason}after 1000000 of 4448800 bytes");
+        assert!(done.said.contains(&said), "{}", done.said);
         let ranges: Vec<_> = hub
             .gets(WEIGHTS)
             .into_iter()
@@ -254,6 +253,28 @@ fn a_lock_is_waited_for() {
     let done = Done::of(child.wait_with_output().unwrap()).fine();
     assert!(start.elapsed() >= Duration::from_secs(7));
     assert!(done.said.contains("another process"), "{}", done.said);
+}
+
+#[test]
+fn files_that_are_not_used_may_be_damaged() {
+    let mut files = demo();
+    files.insert(
+        "pytorch_model.bin".into(),
+        Content::new("pytorch_model.bin", vec![1; 99]),
+    );
+    let hub = FakeHub::of(files);
+    let machine = Machine::new(&hub);
+    machine.run(&PULL).fine();
+    // As Python would have fetched it.
+    let name = etag(&hub, "pytorch_model.bin");
+    std::fs::write(machine.repo().join("blobs").join(&name), "damaged").unwrap();
+    let snapshot = machine.repo().join("snapshots").join(hub.commit("main"));
+    let target = format!("../../blobs/{name}");
+    std::os::unix::fs::symlink(target, snapshot.join("pytorch_model.bin")).unwrap();
+    let done = machine
+        .run(&["tokenize", "a", "--model", "me/model", "--offline"])
+        .fine();
+    assert_eq!(done.said, "");
 }
 
 #[test]

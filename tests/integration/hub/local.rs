@@ -1,6 +1,7 @@
 //! Folders, the list of what is cached, and removing it.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -121,7 +122,11 @@ fn models_are_listed_and_removed() {
     assert_eq!(main["dtype"], "f16");
     let size: usize = demo().values().map(|content| content.bytes.len()).sum();
     assert_eq!(main["size"], size);
-    assert!(main["last_used"].is_string());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    assert!(now - main["last_used"].as_u64().unwrap() < 600);
     assert_eq!(
         models.iter().find(|m| m["model"] == "me/small").unwrap()["dtype"],
         "bf16"
@@ -167,6 +172,12 @@ fn short_names_are_those_of_the_hub() {
     .unwrap();
     generate(&machine, &["gpt2", "--offline"]).fine();
     generate(&machine, &["openai-community/gpt2", "--offline"]).fine();
+    machine.run(&["pull", "gpt2"]).fine();
+    assert_eq!(
+        hub.gets("/lfs/").len(),
+        1,
+        "fetched again, under another name"
+    );
     machine.run(&["models", "rm", "gpt2"]).fine();
     generate(&machine, &["gpt2", "--offline"])
         .failed(&["openai-community/gpt2", "not in the cache"]);

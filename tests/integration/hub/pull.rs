@@ -1,9 +1,11 @@
 //! The way that works: fetched once, then from the cache.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{Machine, demo, fixture, names};
-use crate::fake_hub::{Content, FakeHub, Repo};
+use crate::fake_hub::{Content, FakeHub, Fault, Repo};
 
 const PROMPT: [&str; 4] = ["generate", "Once upon a time", "--max-tokens", "8"];
 
@@ -185,4 +187,29 @@ fn revisions_are_branches_tags_and_commits() {
     assert_eq!(commit(&["me/model", "--offline"]), old);
     assert_eq!(commit(&["me/model"]), new);
     assert_eq!(commit(&["me/model", "--offline"]), new);
+}
+
+#[test]
+fn several_files_come_at_a_time() {
+    let hub = FakeHub::of(fixture("sharded"));
+    let machine = Machine::new(&hub);
+    // Each takes a second, so they meet.
+    hub.rule(
+        "GET",
+        "/lfs/",
+        3,
+        Fault::StallAfter(0, Duration::from_secs(1)),
+    );
+    machine.run(&["pull", "me/model"]).fine();
+    assert_eq!(hub.most_at_a_time(), 3);
+}
+
+#[test]
+fn all_failing_at_once_name_a_reason() {
+    for _ in 0..5 {
+        let hub = FakeHub::of(fixture("sharded"));
+        let machine = Machine::new(&hub);
+        hub.rule("GET", "/lfs/", 9, Fault::Refuse(403, String::new()));
+        machine.run(&["pull", "me/model"]).failed(&["/lfs/", "403"]);
+    }
 }
