@@ -64,6 +64,7 @@ PEERS = (
 SERVING = (
     *(peer for peer in PEERS if peer.engine in ("llama.cpp", "ctranslate2")),
     Peer("openvino-genai", "f32", "f32", "ov_genai"),
+    Peer("openvino-genai", "f32-kv8", "f32", "ov_genai"),
     Peer("openvino-genai", "bf16", "bf16", "ov_genai"),
     Peer("openvino-genai", "int8", "q8", "ov_genai"),
 )

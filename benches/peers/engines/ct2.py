@@ -9,7 +9,7 @@ import numpy as np
 from . import token_ids
 
 
-SERVED_TOGETHER = 16  # of 8, 16, 32 and 64 the best for its tokens per second
+SERVED_TOGETHER = 8
 
 
 def prepare(checkpoint, target, precision):

@@ -35,11 +35,12 @@ class OpenLoad:
 
     def token(self, number):
         """A token of that request; true if it was the last one."""
-        times = self.times[number]
-        times.append(self.now())
-        last = len(times) == self.requests[number].tokens
-        self.unfinished -= last
-        return last
+        self.times[number].append(self.now())
+        self.unfinished -= self.is_over(number)
+        return self.is_over(number)
+
+    def is_over(self, number):
+        return len(self.times[number]) == self.requests[number].tokens
 
     def now(self):
         return time.perf_counter() - self.started

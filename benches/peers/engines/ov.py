@@ -33,7 +33,7 @@ def load(target, precision, threads):
 
 def hint(precision):
     """What it computes in."""
-    return "f32" if precision == "f32" else "bf16"
+    return "f32" if precision.startswith("f32") else "bf16"
 
 
 class OpenVino:

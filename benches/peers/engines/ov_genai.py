@@ -34,17 +34,23 @@ def save(model, path):
 
 
 def load(target, precision, threads):
-    return ContinuousBatching(target, hint(precision), threads)
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": hint(precision),
+    }
+    if precision == "f32":
+        # Else it keeps keys and values in 8 bits, whatever it computes in.
+        options["KV_CACHE_PRECISION"] = "f32"
+    return ContinuousBatching(target, options)
 
 
 class ContinuousBatching:
     version = openvino_genai.get_version()
 
-    def __init__(self, target, hint, threads):
+    def __init__(self, target, options):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GIB
         scheduler.enable_prefix_caching = False
-        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(target), scheduler, "CPU", options
         )
@@ -59,11 +65,10 @@ class ContinuousBatching:
                 load.wait()
                 continue
             self.pipeline.step()
-            # Tokens that come together count as one read, as over HTTP.
             for number, answer in running:
                 for _ in range(len(new_tokens(answer))):
                     load.token(number)
-            running = [r for r in running if len(load.times[r[0]]) < load.requests[r[0]].tokens]
+            running = [(n, a) for n, a in running if not load.is_over(n)]
 
     def choice(self, ids):
         """The likeliest next token and its log probability."""
