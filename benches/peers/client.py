@@ -39,6 +39,15 @@ def start_ours(binary, width, work, threads):
     return Engine(f"gpt2 {width}", command, log_path(work, f"gpt2 {width}"), threads)
 
 
+def start_load(width, work, threads, arguments):
+    """The load generator, which starts our server."""
+    command = ["cargo", "bench", "--quiet", "--bench", "load", "--", "--repl"]
+    command += ["--mode", "open", "--model", work.resolve() / "checkpoint"]
+    command += ["--dtype", width, "--threads", str(threads), *arguments]
+    name = f"gpt2 {width} through HTTP"
+    return Engine(name, command, log_path(work, name), threads)
+
+
 def log_path(work, name):
     folder = work / "logs"
     folder.mkdir(parents=True, exist_ok=True)

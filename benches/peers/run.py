@@ -84,6 +84,8 @@ def some_of(choices):
 class Width:
     """All engines of one width: loaded together, measured in turn."""
 
+    peers = PEERS
+
     def __init__(self, width, args):
         self.args = args
         self.running = {}
@@ -111,7 +113,7 @@ class Width:
         width = self.result["width"]
         if OURS in self.args.only:
             self.start(f"{OURS} {width}", self.start_ours)
-        for peer in PEERS:
+        for peer in self.peers:
             if peer.width == width and peer.engine in self.args.only:
                 self.start(peer.name, lambda: self.start_peer(peer))
 

@@ -7,7 +7,9 @@
 `serve` answers one JSON line to each, as `gpt2 bench --repl` does: first
 {"ready": true, ...}, then {"seconds": ..., "tokens_per_second": ...} to
 {"case": "decode", "batch": 8, "prompt": 32, "tokens": 64} and
-{"case": "prefill", "tokens": 512}, or {"error": ...}.
+{"case": "prefill", "tokens": 512}, {"tokens": [[second, ...], ...]} to
+{"case": "load", "requests": [{"at": second, "ids": [...], "tokens": 64}, ...]},
+or {"error": ...}.
 """
 
 import argparse
@@ -20,7 +22,8 @@ import traceback
 from pathlib import Path
 
 from check import relative_error
-from engines import PEERS
+from engines import PEERS, SERVING
+from engines.open_load import OpenLoad
 
 
 def main():
@@ -41,7 +44,7 @@ def parse_args():
 
 
 def find(name):
-    return next(peer for peer in PEERS if peer.name == name)
+    return next(peer for peer in (*PEERS, *SERVING) if peer.name == name)
 
 
 def module_of(peer):
@@ -108,6 +111,10 @@ def measure(engine, command):
         case {"case": "decode", "batch": batch, "prompt": prompt, "tokens": tokens}:
             seconds = engine.decode(batch, prompt, tokens)
             total = batch * tokens
+        case {"case": "load", "requests": requests}:
+            load = OpenLoad(requests)
+            engine.serve(load)
+            return {"tokens": load.times}
         case {"case": "prefill", "tokens": total}:
             seconds = engine.prefill(total)
         case _:

@@ -10,6 +10,10 @@ its own rows. Each module named below has two functions:
         decode(batch, prompt, tokens)   seconds of `tokens` steps of `batch` streams
         prefill(tokens)                 seconds to the logits of the last token
         logits(ids)                     the last token's logits, for the check
+        serve(load)                     answers an OpenLoad (those in SERVING)
+
+Instead of logits it may show its choice(ids): the likeliest token and its log
+probability.
 """
 
 from dataclasses import dataclass
@@ -54,6 +58,15 @@ PEERS = (
     Peer("openvino", "int4", "q4", "ov"),
     Peer("torch", "float32", "f32", "pytorch"),
     Peer("torch", "bfloat16", "bf16", "pytorch"),
+)
+
+# Those that compute many requests at a time, or could.
+SERVING = (
+    *(peer for peer in PEERS if peer.engine in ("llama.cpp", "ctranslate2")),
+    Peer("openvino-genai", "f32", "f32", "ov_genai"),
+    Peer("openvino-genai", "f32-kv8", "f32", "ov_genai"),
+    Peer("openvino-genai", "bf16", "bf16", "ov_genai"),
+    Peer("openvino-genai", "int8", "q8", "ov_genai"),
 )
 
 

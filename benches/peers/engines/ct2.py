@@ -9,6 +9,9 @@ import numpy as np
 from . import token_ids
 
 
+SERVED_TOGETHER = 8
+
+
 def prepare(checkpoint, target, precision):
     supported(precision)
     converter = ctranslate2.converters.TransformersConverter(str(checkpoint))
@@ -57,6 +60,26 @@ class CTranslate2:
         started = time.perf_counter()
         self.generate(prompt, 1)
         return time.perf_counter() - started
+
+    def serve(self, load):
+        """It has no continuous batching: what has arrived is a batch, the next
+        one waits for its end. Similar lengths go together, since it computes
+        what one prompt is longer than others token by token."""
+        waiting = []
+        while load.unfinished:
+            waiting += load.arrived()
+            if not waiting:
+                load.wait()
+                continue
+            waiting.sort(key=lambda arrived: len(arrived[1].ids))
+            batch, waiting = waiting[:SERVED_TOGETHER], waiting[SERVED_TOGETHER:]
+
+            def on_token(result):
+                load.token(batch[result.batch_id][0])
+                return False
+
+            prompts = [self.words(request.ids) for _, request in batch]
+            self.generate(prompts, batch[0][1].tokens, callback=on_token)
 
     def logits(self, ids):
         rows = self.generator.forward_batch([self.words(ids)])

@@ -9,14 +9,14 @@ from . import ov_graph, token_ids
 
 
 def prepare(checkpoint, target, precision):
-    model = ov_graph.build(checkpoint)
-    if precision.startswith("int"):
-        model = compressed(model, precision)
+    model = compressed(ov_graph.build(checkpoint), precision)
     target.mkdir()
     openvino.save_model(model, target / "model.xml", compress_to_fp16=False)
 
 
 def compressed(model, precision):
+    if not precision.startswith("int"):
+        return model
     # Here, since nncf is slow to import and only conversion needs it.
     import nncf
 
@@ -28,7 +28,12 @@ def compressed(model, precision):
 
 
 def load(target, precision, threads):
-    return OpenVino(target, "f32" if precision == "f32" else "bf16", threads)
+    return OpenVino(target, hint(precision), threads)
+
+
+def hint(precision):
+    """What it computes in."""
+    return "f32" if precision.startswith("f32") else "bf16"
 
 
 class OpenVino:

@@ -13,9 +13,10 @@ from safetensors.numpy import load_file
 LAYERS, HEADS, HEAD_SIZE, WIDTH = 12, 12, 64, 768
 
 
-def build(checkpoint):
+def build(checkpoint, builder=None):
     weights = load_file(checkpoint / "model.safetensors")
-    return Builder({k.removeprefix("transformer."): v for k, v in weights.items()}).model()
+    weights = {k.removeprefix("transformer."): v for k, v in weights.items()}
+    return (builder or Builder)(weights).model()
 
 
 class Builder:
@@ -23,8 +24,7 @@ class Builder:
         self.weights = weights
         self.ids = parameter("input_ids", [-1, -1], np.int64)
         self.positions = parameter("position_ids", [-1, -1], np.int64)
-        # What to add to scores: [1, 1, tokens, past + tokens].
-        self.mask = parameter("mask", [1, 1, -1, -1], np.float32)
+        self.mask_input, self.mask = self.masks()
         self.beams = parameter("beam_idx", [-1], np.int32)
         self.assigns = []
         batch = ops.gather(ops.shape_of(self.ids), integers([0]), integers(0))
@@ -41,14 +41,21 @@ class Builder:
         x = ops.add(tokens, ops.gather(places, self.positions, integers(0)))
         for layer in range(LAYERS):
             x = self.block(x, layer)
-        last = ops.slice(
-            x, integers([-1]), integers([2**31 - 1]), integers([1]), integers([1])
-        )
-        logits = ops.matmul(self.norm(last, "ln_f"), table, False, True)
+        logits = ops.matmul(self.norm(self.wanted(x), "ln_f"), table, False, True)
         logits.output(0).get_tensor().set_names({"logits"})
-        inputs = [self.ids, self.positions, self.mask, self.beams]
+        inputs = [self.ids, self.positions, self.mask_input, self.beams]
         results = [ops.result(logits)]
         return openvino.Model(results, self.assigns, inputs, "gpt2")
+
+    def masks(self):
+        """The input, and what is added to scores: [1, 1, tokens, past + tokens]."""
+        mask = parameter("mask", [1, 1, -1, -1], np.float32)
+        return mask, mask
+
+    def wanted(self, x):
+        """The rows that get logits: the last of each sequence."""
+        ends = [integers([n]) for n in (-1, 2**31 - 1, 1, 1)]
+        return ops.slice(x, *ends)
 
     def block(self, x, layer):
         at = f"h.{layer}."
@@ -80,6 +87,20 @@ class Builder:
         normed = ops.mvn(x, integers([-1]), True, 1e-5, "INSIDE_SQRT")
         scaled = ops.multiply(normed, ops.constant(self.weights[at + ".weight"]))
         return ops.add(scaled, ops.constant(self.weights[at + ".bias"]))
+
+
+class PagedBuilder(Builder):
+    """As openvino-genai takes it, which puts its own attention over a block
+    table in place of states and mask, and picks the rows that get logits."""
+
+    def masks(self):
+        kept = parameter("attention_mask", [-1, -1], np.int64)
+        left_out = ops.subtract(ops.convert(kept, "f32"), ops.constant(np.float32(1)))
+        left_out = ops.unsqueeze(left_out, integers([1, 2]))
+        return kept, ops.multiply(left_out, ops.constant(np.float32(1e30)))
+
+    def wanted(self, x):
+        return x
 
 
 def parameter(name, shape, kind):
