@@ -92,18 +92,19 @@ function contentsOf(piece, index, choose) {
   if (!piece.top.length) return [head];
   const isThere = piece.top.some(({ id }) => id === piece.id);
   const all = isThere ? piece.top : [...piece.top, piece];
-  const rows = all.map((other) => rowOf(other, other.id === piece.id, choose));
+  const most = all[0].logprob;
+  const rows = all.map((other) => rowOf(other, most, other.id === piece.id, choose));
   return [head, element("div", { class: "rows" }, ...rows), element("p", { class: "hint" }, "Choose another, and the text goes on from there.")];
 }
 
-function rowOf(other, isOwn, choose) {
+/** The bars are beside that of the likeliest, so that their shape is seen where all are unlikely. */
+function rowOf(other, most, isOwn, choose) {
   const bar = element("span", { class: "bar" });
-  bar.style.width = `${Math.exp(other.logprob) * 100}%`;
+  bar.style.width = `${Math.exp(other.logprob - most) * 100}%`;
   // Half a character can't be shown, nor gone on from.
   const isPart = other.text.includes("\ufffd");
   return element("button", {
     type: "button", disabled: isPart, "aria-current": isOwn ? "true" : null, onclick: () => choose(other),
-    "aria-label": `${visible(other.text)}, ${percent(other.logprob)}${isOwn ? ", the one that came" : ""}`,
   },
   element("span", { class: "name" }, isPart ? "part of a character" : visible(other.text)),
   element("span", { class: "track" }, bar),

@@ -44,25 +44,24 @@ export function drawOn(canvas, width, height, paint) {
   paint(context);
 }
 
-/** One row of weights as bars, left to right. */
+/** One row of weights as bars, left to right; square roots, so that a few percent can be seen. */
 export function drawStrip(canvas, weights) {
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
   drawOn(canvas, width, height, (context) => {
     const step = width / weights.length;
     weights.forEach((weight, i) => {
-      const tall = weight * height;
+      const tall = Math.sqrt(weight) * height;
       if (tall > 0.3) context.fillRect(i * step, height - tall, Math.max(step * 0.85, 0.75), tall);
     });
   });
 }
 
-/** A whole map: a row for each piece that looks, a column for each it looks at. */
+/** A whole map: a row for each piece that looks, a column for each it looks at; square roots again. */
 export function drawMap(canvas, rows) {
   const context = Object.assign(canvas, { width: rows.length, height: rows.length }).getContext("2d");
   context.fillStyle = getComputedStyle(canvas).color;
   rows.forEach((weights, y) => {
     for (let x = 0; x <= y; x++) {
-      // The square root lets weights of a few percent be seen.
       context.globalAlpha = Math.sqrt(weights[x]);
       if (weights[x] > 0) context.fillRect(x, y, 1, 1);
     }
@@ -89,7 +88,7 @@ export class Arcs {
       .sort((a, b) => weights[b] - weights[a]).slice(0, ARCS);
     const start = topOf(spans[from]);
     this.#drawing.replaceChildren(...strongest.map((i) => arc(start, topOf(spans[i]), weights[i])));
-    spans.forEach((span, i) => span.style.setProperty("--weight", weights[i] ?? 0));
+    spans.forEach((span, i) => span.style.setProperty("--weight", Math.sqrt(weights[i] ?? 0)));
   }
 }
 

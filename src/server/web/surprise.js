@@ -39,8 +39,8 @@ export function plot(figure, pieces) {
   }, ...bars, line);
   figure.replaceChildren(
     element("figcaption", {},
-      element("span", { class: "key bars" }), "surprise", element("span", { class: "key line" }), "uncertainty, ",
-      `up to ${short(most)} bits`),
+      element("span", { class: "key bars" }), "surprise", element("span", { class: "key line" }), "uncertainty",
+      element("span", { class: "push" }, `0 to ${short(most)} bits`)),
     drawing,
     element("p", { class: "hint" },
       "Surprise is how unlikely the piece was that came. Uncertainty is how undecided the model was before it came: the entropy of its expectation, with all but the ten likeliest pieces taken as one."),

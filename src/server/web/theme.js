@@ -31,7 +31,9 @@
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
     const label = () => {
-      button.textContent = `Theme: ${document.documentElement.dataset.theme}`;
+      const { theme } = document.documentElement.dataset;
+      button.textContent = `${theme[0].toUpperCase()}${theme.slice(1)}`;
+      button.setAttribute("aria-label", `Theme: ${theme}`);
     };
     button.addEventListener("click", () => {
       const now = NAMES.indexOf(document.documentElement.dataset.theme);

@@ -62,7 +62,7 @@ function showMirror() {
 }
 
 const ENDS = {
-  stop: "the model ended it", length: "the most tokens were reached", stopped: "stopped", failed: "broken off",
+  stop: "ended by itself", length: "no more allowed", stopped: "stopped", failed: "broken off",
 };
 
 function showFigures() {
@@ -72,8 +72,8 @@ function showFigures() {
     return;
   }
   const parts = [`${tokens} ${tokens === 1 ? "token" : "tokens"}`];
-  if (perSecond !== null) parts.push(`${short(perSecond)} a second`);
-  if (firstAfter !== null) parts.push(`the first after ${short(firstAfter * 1000)} ms`);
+  if (perSecond !== null) parts.push(`${short(perSecond)} tokens/s`);
+  if (firstAfter !== null) parts.push(`first after ${short(firstAfter * 1000)} ms`);
   if (ended && !draft.isWriting) parts.push(ENDS[ended]);
   byId("figures").textContent = parts.join(" · ");
 }
