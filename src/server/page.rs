@@ -44,7 +44,7 @@ const FILES: &[File] = files![
     "maps.js",
     "model.js",
     "parameters.js",
-    "pieces.js",
+    "token-view.js",
     "probabilities.js",
     "share.js",
     "snippets.js",

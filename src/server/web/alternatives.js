@@ -1,19 +1,19 @@
-// What else the model had in mind in a piece's place: a small panel beside it.
+// What else the model had in mind in a token's place: a small panel beside it.
 
 import { element } from "./dom.js";
 import { percent, visible } from "./format.js";
 
-/** How long the pointer may be on its way from a piece to the panel. */
+/** How long the pointer may be on its way from a token to the panel. */
 const GRACE_MS = 250;
 
-/** The panel. One is enough: it moves from piece to piece. */
+/** The panel. One is enough: it moves from token to token. */
 export class Alternatives {
   #panel = element("div", { class: "alternatives", role: "group", "aria-label": "Alternatives", hidden: true });
   #choose;
   #closing;
   #anchor = null;
 
-  /** In `place`, which is positioned; `choose(index, piece)` is called for the one chosen. */
+  /** In `place`, which is positioned; `choose(index, token)` is called for the one chosen. */
   constructor(place, choose) {
     this.#choose = choose;
     place.append(this.#panel);
@@ -23,14 +23,14 @@ export class Alternatives {
     this.#panel.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
-  /** Shows the alternatives of `piece`, the `index`th, below its element. */
-  open(anchor, piece, index) {
+  /** Shows the alternatives of `token`, the `index`th, below its element. */
+  open(anchor, token, index) {
     clearTimeout(this.#closing);
     if (anchor === this.#anchor) return;
     this.close();
     this.#anchor = anchor;
     anchor.classList.add("chosen");
-    this.#panel.replaceChildren(...contentsOf(piece, index, (next) => {
+    this.#panel.replaceChildren(...contentsOf(token, index, (next) => {
       this.close();
       this.#choose(index, next);
     }));
@@ -80,20 +80,20 @@ export class Alternatives {
   }
 }
 
-function contentsOf(piece, index, choose) {
-  const name = element("b", {}, visible(piece.text));
-  if (index === 0 && piece.logprob === null) {
+function contentsOf(token, index, choose) {
+  const name = element("b", {}, visible(token.text));
+  if (index === 0 && token.logprob === null) {
     return [element("p", {}, name, " comes first: nothing before it tells what to expect.")];
   }
-  if (piece.logprob === undefined) return [element("p", {}, name, " has not been looked at yet.")];
-  const place = piece.rank ? `, number ${piece.rank.toLocaleString("en")}` : "";
-  const head = element("p", {}, name, ` was ${percent(piece.logprob)} likely${place}.`);
-  if (!piece.top) return [head, element("p", { class: "hint" }, "Its alternatives come when the model is done.")];
-  if (!piece.top.length) return [head];
-  const isThere = piece.top.some(({ id }) => id === piece.id);
-  const all = isThere ? piece.top : [...piece.top, piece];
+  if (token.logprob === undefined) return [element("p", {}, name, " has not been looked at yet.")];
+  const place = token.rank ? `, rank ${token.rank.toLocaleString("en")}` : "";
+  const head = element("p", {}, name, ` was ${percent(token.logprob)} likely${place}.`);
+  if (!token.top) return [head, element("p", { class: "hint" }, "Its alternatives come when the model is done.")];
+  if (!token.top.length) return [head];
+  const isThere = token.top.some(({ id }) => id === token.id);
+  const all = isThere ? token.top : [...token.top, token];
   const most = all[0].logprob;
-  const rows = all.map((other) => rowOf(other, most, other.id === piece.id, choose));
+  const rows = all.map((other) => rowOf(other, most, other.id === token.id, choose));
   return [head, element("div", { class: "rows" }, ...rows), element("p", { class: "hint" }, "Choose another, and the text goes on from there.")];
 }
 

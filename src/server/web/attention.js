@@ -2,7 +2,7 @@
 
 import { element, svg } from "./dom.js";
 
-/** Arcs are drawn to this many pieces, and only for weights that can be seen. */
+/** Arcs are drawn to this many tokens, and only for weights that can be seen. */
 const ARCS = 16;
 const FAINT = 0.02;
 
@@ -18,11 +18,11 @@ export class Attention {
     this.#values = Float32Array.from({ length: bytes.length / 2 }, (_, i) => fromHalf(packed.getUint16(2 * i, true)));
   }
 
-  /** What the position at place `row` gave each piece; each counted from 0 as asked for. */
+  /** What the position at place `row` gave each token; each counted from 0 as asked for. */
   row(layer, head, row) {
-    const [, heads, rows, pieces] = this.#shape;
-    const at = ((layer * heads + head) * rows + row) * pieces;
-    return this.#values.subarray(at, at + pieces);
+    const [, heads, rows, tokens] = this.#shape;
+    const at = ((layer * heads + head) * rows + row) * tokens;
+    return this.#values.subarray(at, at + tokens);
   }
 }
 
@@ -56,7 +56,7 @@ export function drawStrip(canvas, weights) {
   });
 }
 
-/** A whole map: a row for each piece that looks, a column for each it looks at; square roots again. */
+/** A whole map: a row for each token that looks, a column for each it looks at; square roots again. */
 export function drawMap(canvas, rows) {
   const context = Object.assign(canvas, { width: rows.length, height: rows.length }).getContext("2d");
   context.fillStyle = getComputedStyle(canvas).color;
@@ -68,7 +68,7 @@ export function drawMap(canvas, rows) {
   });
 }
 
-/** Arcs over a text, from the piece at `from` to those it looks at. */
+/** Arcs over a text, from the token at `from` to those it looks at. */
 export class Arcs {
   #place;
   #drawing = svg("svg", { class: "overlay", "aria-hidden": "true" });

@@ -1,4 +1,4 @@
-// Numbers and pieces of text as people read them.
+// Numbers and tokens of text as people read them.
 
 /** A natural log probability as a percentage. */
 export function percent(logprob) {
@@ -17,7 +17,7 @@ export function short(number) {
   return number.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
-/** A piece of text with its white space made visible. */
+/** A token of text with its white space made visible. */
 export function visible(text) {
   if (text === "") return "∅";
   return text.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");

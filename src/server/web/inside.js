@@ -1,28 +1,28 @@
-// Inside: what the model did at one piece of the text, layer by layer.
+// Inside: what the model did at one token of the text, layer by layer.
 
 import { byId, element, moveStop, roveWithArrows } from "./dom.js";
 import { draft } from "./draft.js";
 import { percent, visible } from "./format.js";
 import { inspect, tokenize } from "./model.js";
 import { Arcs, Attention, drawMap, drawStrip, pictureButton } from "./attention.js";
-import { PiecesView } from "./pieces.js";
+import { TokenView } from "./token-view.js";
 import { lensTable, normsTable } from "./layers.js";
 import * as banner from "./banner.js";
 import * as maps from "./maps.js";
 import * as tabs from "./tabs.js";
 
-/** The server looks at no more pieces than this at a time. */
-const MOST_PIECES = 512;
+/** The server looks at no more tokens than this at a time. */
+const MOST_TOKENS = 512;
 /** Guesses shown of each layer. */
 const GUESSES = 5;
 
 const place = byId("looked");
-const view = new PiecesView(place, ({ text }) => visible(text));
+const view = new TokenView(place, ({ text }) => visible(text));
 const arcs = new Arcs(place);
 
-/** What is shown: the pieces, which of them was chosen, and what was found there. */
-const now = { pieces: null, at: 0, layer: 0, head: 0, seen: null, rows: null };
-/** Whole maps by layer, of `now.pieces`. */
+/** What is shown: the tokens, which of them was chosen, and what was found there. */
+const now = { tokens: null, at: 0, layer: 0, head: 0, seen: null, rows: null };
+/** Whole maps by layer, of `now.tokens`. */
 let layers = new Map();
 let asking = new AbortController();
 
@@ -35,34 +35,34 @@ export function setUp() {
     event.preventDefault();
     choose(view.indexOf(event));
   });
-  // What is drawn depends on where the pieces stand and on the theme's colours.
+  // What is drawn depends on where the tokens stand and on the theme's colours.
   new ResizeObserver(() => now.rows && showHead()).observe(place);
   window.addEventListener("themechange", () => tabs.isOpen("inside") && now.seen && showFound());
   draft.addEventListener("change", () => tabs.isOpen("inside") && !draft.isWriting && opened());
 }
 
-/** Shows the draft as it is now, and looks at its last piece unless another was chosen. */
+/** Shows the draft as it is now, and looks at its last token unless another was chosen. */
 export async function opened() {
   try {
-    if (draft.pieces === null) draft.know(await tokenize(draft.text));
+    if (draft.tokens === null) draft.know(await tokenize(draft.text));
   } catch (error) {
     banner.show(error, opened);
     return;
   }
-  const pieces = draft.pieces.slice(0, MOST_PIECES);
-  if (sameIds(pieces, now.pieces)) return;
-  Object.assign(now, { pieces, seen: null, rows: null });
+  const tokens = draft.tokens.slice(0, MOST_TOKENS);
+  if (sameIds(tokens, now.tokens)) return;
+  Object.assign(now, { tokens, seen: null, rows: null });
   layers = new Map();
   byId("inside-note").textContent =
-    draft.pieces.length > MOST_PIECES ? `The first ${MOST_PIECES} of ${draft.pieces.length} pieces.` : "";
-  view.show(pieces);
+    draft.tokens.length > MOST_TOKENS ? `The first ${MOST_TOKENS} of ${draft.tokens.length} tokens.` : "";
+  view.show(tokens);
   byId("insight").replaceChildren();
-  if (pieces.length) choose(pieces.length - 1);
+  if (tokens.length) choose(tokens.length - 1);
 }
 
 const sameIds = (some, others) => some.length === others?.length && some.every(({ id }, i) => id === others[i].id);
 
-/** Looks at the piece `at`: its row of attention in every head, the lens, the norms. */
+/** Looks at the token `at`: its row of attention in every head, the lens, the norms. */
 async function choose(at) {
   if (at < 0) return;
   asking.abort();
@@ -75,7 +75,7 @@ async function choose(at) {
     span.setAttribute("aria-pressed", i === at);
   });
   moveStop(place, view.spans[at]);
-  const ids = now.pieces.map(({ id }) => id);
+  const ids = now.tokens.map(({ id }) => id);
   const body = { ids, positions: [at], attention_format: "f16", lens: GUESSES, lens_positions: [at], norms: true };
   try {
     const seen = await inspect(body, { signal });
@@ -90,15 +90,15 @@ async function choose(at) {
 // ---- what was found ----
 
 function showFound() {
-  const { seen, pieces, at } = now;
-  const next = pieces[at + 1]?.id;
+  const { seen, tokens, at } = now;
+  const next = tokens[at + 1]?.id;
   byId("insight").replaceChildren(
-    part("heads", "Attention", `Which pieces each head looked at from “${visible(pieces[at].text)}”: a bar a piece, in the order of the text. Choose a head to see it over the text above.`,
+    part("heads", "Attention", `Which tokens each head looked at from “${visible(tokens[at].text)}”: one bar for each, in the order of the text. Choose a head to see it over the text above.`,
       headsGrid(seen)),
     part("layer", "", "", element("div", { class: "maps", id: "maps" })),
-    part("guesses", "Logit lens", "What the model would expect next if it stopped after each layer. The bottom row knows only the piece itself; the top row is its answer.",
+    part("guesses", "Logit lens", "What the model would expect next if it stopped after each layer. The bottom row knows only the token itself; the top row is its answer.",
       element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Logit lens" }, lensTable(seen.lens.map(([top]) => top), next))),
-    part("lengths", "Norms", "How long the residual stream is as it passes this piece, and how much each layer's two halves added to it.",
+    part("lengths", "Norms", "How long the residual stream is as it passes this token, and how much each layer's two halves added to it.",
       element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Norms" }, normsTable(seen.norms, at))),
   );
   drawHeads();
@@ -127,7 +127,7 @@ const rowOf = (layer, head) => now.rows.row(layer, head, 0).subarray(0, now.at +
 function headName(layer, head) {
   const weights = rowOf(layer, head);
   const most = weights.indexOf(Math.max(...weights));
-  return `layer ${layer}, head ${head}: mostly “${visible(now.pieces[most].text)}”, ${percent(Math.log(weights[most]))}`;
+  return `layer ${layer}, head ${head}: mostly “${visible(now.tokens[most].text)}”, ${percent(Math.log(weights[most]))}`;
 }
 
 const strips = () => [...byId("insight").querySelectorAll(".strip")];
@@ -162,7 +162,7 @@ async function showLayer() {
   const section = byId("inside-layer");
   section.querySelector("h2").textContent = `Maps of layer ${layer}`;
   section.querySelector(".hint").textContent =
-    "A row a piece, from the first at the top; in each, what it looked at. Click a map to enlarge it.";
+    "One row for each token, from the first at the top: what it looked at. Click a map to enlarge it.";
   try {
     const attention = await mapsOf(layer);
     if (layer !== now.layer) return;
@@ -177,7 +177,7 @@ async function showLayer() {
 function mapsOf(layer) {
   if (!layers.has(layer)) {
     const known = layers;
-    const ids = now.pieces.map(({ id }) => id);
+    const ids = now.tokens.map(({ id }) => id);
     const answer = inspect({ ids, layers: [layer], attention_format: "f16", norms: false });
     const attention = answer.then((seen) => new Attention(seen.attention));
     attention.catch(() => known.delete(layer));
@@ -186,12 +186,12 @@ function mapsOf(layer) {
   return layers.get(layer);
 }
 
-const rowsOf = (attention, head) => now.pieces.map((_, row) => attention.row(0, head, row));
+const rowsOf = (attention, head) => now.tokens.map((_, row) => attention.row(0, head, row));
 
 function figureOf(layer, head, rows) {
-  const { pieces } = now;
+  const { tokens } = now;
   const name = `Layer ${layer}, head ${head}`;
-  const button = pictureButton(`${name}: enlarge`, "small-map", () => maps.open(name, rows, pieces, now.at), 0);
+  const button = pictureButton(`${name}: enlarge`, "small-map", () => maps.open(name, rows, tokens, now.at), 0);
   // The style sheet has to know it before its colour can be asked for.
   requestAnimationFrame(() => drawMap(button.firstChild, rows));
   return element("figure", {}, button, element("figcaption", {}, `head ${head}`));

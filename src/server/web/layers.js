@@ -1,21 +1,21 @@
-// What is known of one piece at each layer, as tables: the logit lens and the norms.
+// What is known of one token at each layer, as tables: the logit lens and the norms.
 
 import { element } from "./dom.js";
 import { percent, short, visible } from "./format.js";
-import { tintOf } from "./pieces.js";
+import { tintOf } from "./token-view.js";
 
 /** The name of the place after the embedding (0) or after a block. */
 const stage = (index) => (index === 0 ? "embedding" : `layer ${index - 1}`);
 
 /**
  * What the model would expect next if it stopped at each layer. `lens` holds
- * for each stage its likeliest pieces; `next` is the id that really comes.
+ * for each stage its likeliest tokens; `next` is the id that really comes.
  */
 export function lensTable(lens, next) {
   const count = lens[0].length;
   const heads = Array.from({ length: count }, (_, i) => element("th", { scope: "col" }, ordinal(i + 1)));
   const rows = lens.map((top, i) => ({ top, name: stage(i) })).reverse().map(({ top, name }) =>
-    element("tr", {}, element("th", { scope: "row" }, name), ...top.map((piece) => guess(piece, next))));
+    element("tr", {}, element("th", { scope: "row" }, name), ...top.map((token) => guess(token, next))));
   return element("table", { class: "lens" },
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "After"), ...heads)),
     element("tbody", {}, ...rows));
@@ -27,11 +27,11 @@ function guess({ token_id: id, text, logprob }, next) {
   const isNext = id === next;
   return element("td", {},
     element("span", { class: `guess ${tintOf({ logprob })}${isNext ? " next" : ""}` }, visible(text),
-      isNext ? element("span", { class: "unseen" }, " (the piece that came)") : null),
+      isNext ? element("span", { class: "unseen" }, " (the token that came)") : null),
     element("span", { class: "share" }, percent(logprob)));
 }
 
-/** Lengths of the residual stream, and of what each block added, at the piece `at`. */
+/** Lengths of the residual stream, and of what each block added, at the token `at`. */
 export function normsTable({ residual, attention, mlp }, at) {
   const of = (norms) => norms.map((layer) => layer[at]);
   const columns = [of(residual), [null, ...of(attention)], [null, ...of(mlp)]];

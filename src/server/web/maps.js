@@ -23,21 +23,21 @@ export function setUp() {
   window.addEventListener("themechange", () => byId("map-dialog").open && draw());
 }
 
-/** Opens the map of one head: rows of weights, and the pieces they are about. */
-export function open(name, rows, pieces, at) {
-  shown = { rows, pieces, y: at, x: 0 };
+/** Opens the map of one head: rows of weights, and the tokens they are about. */
+export function open(name, rows, tokens, at) {
+  shown = { rows, tokens, y: at, x: 0 };
   byId("map-title").textContent = name;
   byId("map-dialog").showModal();
   point(at, strongest(rows[at]));
   canvas.focus();
 }
 
-/** Points at what the piece `y` gave the piece `x`; pieces don't look ahead. */
+/** Points at what the token `y` gave the token `x`; tokens don't look ahead. */
 function point(y, x) {
   const last = shown.rows.length - 1;
   shown.y = Math.min(Math.max(y, 0), last);
   shown.x = Math.min(Math.max(x, 0), shown.y);
-  const name = (i) => `“${visible(shown.pieces[i].text)}”`;
+  const name = (i) => `“${visible(shown.tokens[i].text)}”`;
   const weight = shown.rows[shown.y][shown.x];
   byId("map-hint").textContent =
     `${name(shown.y)} (${shown.y}) gives ${name(shown.x)} (${shown.x}) ${percent(Math.log(weight))} of its attention.`;

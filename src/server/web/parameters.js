@@ -7,29 +7,29 @@ const FIELDS = [
   { name: "temperature", label: "Temperature", range: [0.1, 2, 0.05], value: 0.8, only: ["top-k", "top-p"],
     hint: "Below 1 the likely becomes likelier, above 1 the unlikely gets its chance." },
   { name: "top_k", label: "k", number: [1, 1000, 1], value: 40, only: ["top-k"],
-    hint: "Draws among this many of the likeliest pieces." },
+    hint: "Draws among this many of the likeliest tokens." },
   { name: "top_p", label: "p", range: [0.05, 1, 0.05], value: 0.9, only: ["top-p"],
-    hint: "Draws among the likeliest pieces that together have this probability." },
+    hint: "Draws among the likeliest tokens that together have this probability." },
   { name: "max_tokens", label: "Most tokens", number: [1, 4096, 1], value: 100,
-    hint: "Ends after this many pieces, if the story doesn't end before." },
+    hint: "Ends after this many tokens, if the story doesn't end before." },
   { name: "seed", label: "Seed", number: [0, 2 ** 32 - 1, 1], value: "",
     hint: "The same seed draws the same text again. Empty: another each time." },
   { name: "min_p", label: "Min-p", range: [0, 0.5, 0.01], value: 0, only: ["top-k", "top-p"], more: true,
-    hint: "Leaves out pieces less likely than this share of the likeliest one's probability." },
+    hint: "Leaves out tokens less likely than this share of the likeliest one's probability." },
   { name: "repetition_penalty", label: "Repetition penalty", range: [1, 2, 0.05], value: 1, more: true,
-    hint: "Makes pieces that occurred, also in your text, less likely." },
+    hint: "Makes tokens that occurred, also in your text, less likely." },
   { name: "presence_penalty", label: "Presence penalty", range: [-2, 2, 0.1], value: 0, more: true,
-    hint: "Taken off, once, from pieces that were written already." },
+    hint: "Taken off, once, from tokens that were written already." },
   { name: "frequency_penalty", label: "Frequency penalty", range: [-2, 2, 0.1], value: 0, more: true,
-    hint: "Taken off for each time that a piece was written already." },
+    hint: "Taken off for each time that a token was written already." },
 ];
 
 const STOP = { name: "stop", label: "Stop at", value: "", hint: "Up to four strings, one a line; the text ends before them." };
 
 const STRATEGIES = {
-  greedy: "Always the likeliest piece: no chance, and often loops.",
-  "top-k": "Draws among the k likeliest pieces.",
-  "top-p": "Draws among as many pieces as it takes to be sure enough.",
+  greedy: "Always the likeliest token: no chance, and often loops.",
+  "top-k": "Draws among the k likeliest tokens.",
+  "top-p": "Draws among as many tokens as it takes to be sure enough.",
 };
 
 const form = byId("parameters");

@@ -1,22 +1,22 @@
-// Probabilities: the text tinted by how likely each piece was.
+// Probabilities: the text tinted by how likely each token was.
 
 import { byId, element } from "./dom.js";
 import { draft } from "./draft.js";
 import { percent, short, visible } from "./format.js";
 import { scored, scoredInWindows, tokenize } from "./model.js";
 import { Alternatives } from "./alternatives.js";
-import { PiecesView, TINTS } from "./pieces.js";
+import { TokenView, TINTS } from "./token-view.js";
 import * as banner from "./banner.js";
 import * as surprise from "./surprise.js";
 import * as tabs from "./tabs.js";
 import { context, goOn, stop } from "./writing.js";
 
-/** How many of the least likely pieces are listed. */
+/** How many of the least likely tokens are listed. */
 const LISTED = 8;
 
 const place = byId("tinted");
 const figure = byId("surprise");
-const view = new PiecesView(place, labelOf);
+const view = new TokenView(place, labelOf);
 const alternatives = new Alternatives(byId("probabilities"), branch);
 let asking = null;
 
@@ -38,11 +38,11 @@ export function opened() {
   update();
 }
 
-const isScored = () => draft.pieces?.every((piece) => piece.rank !== undefined);
+const isScored = () => draft.tokens?.every((token) => token.rank !== undefined);
 
 function update() {
   byId("stop-here").hidden = !draft.isWriting;
-  if (draft.pieces) show();
+  if (draft.tokens) show();
   if (draft.isWriting || isScored()) return;
   ask();
 }
@@ -53,25 +53,25 @@ async function ask() {
   asking = new AbortController();
   const { signal } = asking;
   try {
-    const pieces = draft.pieces ?? (await tokenize(draft.text, { signal }));
-    const score = pieces.length <= context.size ? scored : scoredInWindows;
-    const known = pieces.length ? await score(pieces, { signal }) : [];
-    if (!signal.aborted) draft.know(known);
+    const { text } = draft;
+    const tokens = draft.tokens ?? (await tokenize(text, { signal }));
+    const score = tokens.length <= context.size ? scored : scoredInWindows;
+    const known = tokens.length ? await score(tokens, { signal }) : [];
+    if (draft.text === text && !draft.isWriting) draft.know(known);
   } catch (error) {
     banner.show(error, ask);
   }
 }
 
 function show() {
-  const { pieces } = draft;
-  if (view.show(pieces)) alternatives.close();
-  place.classList.toggle("empty", pieces.length === 0);
+  const { tokens } = draft;
+  if (view.show(tokens)) alternatives.close();
   if (draft.isWriting || !isScored()) return;
-  const summary = surprise.summaryOf(pieces);
+  const summary = surprise.summaryOf(tokens);
   figure.hidden = summary.count === 0;
-  byId("facts").replaceChildren(...factsOf(pieces.length, summary));
-  byId("unlikely").replaceChildren(...(summary.count ? leastLikely(pieces) : []));
-  if (summary.count) surprise.plot(figure, pieces);
+  byId("facts").replaceChildren(...factsOf(tokens.length, summary));
+  byId("unlikely").replaceChildren(...(summary.count ? leastLikely(tokens) : []));
+  if (summary.count) surprise.plot(figure, tokens);
 }
 
 function factsOf(count, { perplexity, meanBits }) {
@@ -79,32 +79,32 @@ function factsOf(count, { perplexity, meanBits }) {
     element("span", { class: "value" }, value), element("span", { class: "name" }, name), element("span", { class: "hint" }, hint));
   return [
     fact("perplexity", short(perplexity), "as unsure as if it chose among so many, each time"),
-    fact("bits a piece", short(meanBits), "the mean surprise"),
-    fact("pieces", String(count), "the first is not scored: nothing comes before it"),
+    fact("bits per token", short(meanBits), "the mean surprise"),
+    fact("tokens", String(count), "the first is not scored: nothing comes before it"),
   ];
 }
 
-function leastLikely(pieces) {
-  const known = [...pieces.keys()].filter((i) => pieces[i].logprob !== null);
-  const rarest = known.sort((a, b) => pieces[a].logprob - pieces[b].logprob).slice(0, LISTED);
+function leastLikely(tokens) {
+  const known = [...tokens.keys()].filter((i) => tokens[i].logprob !== null);
+  const rarest = known.sort((a, b) => tokens[a].logprob - tokens[b].logprob).slice(0, LISTED);
   view.spans.forEach((span, i) => span.classList.toggle("rare", rarest.includes(i)));
   const rows = rarest.map((i) => element("li", {},
     element("button", { type: "button", class: "quiet", onclick: () => view.spans[i].focus() },
-      element("span", { class: "before" }, pieces.slice(Math.max(0, i - 5), i).map(({ text }) => text).join("").trimStart()),
-      element("mark", {}, pieces[i].text.replace(/\s*\n\s*/g, "⏎")),
-      element("span", { class: "share" }, percent(pieces[i].logprob)))));
+      element("span", { class: "before" }, tokens.slice(Math.max(0, i - 5), i).map(({ text }) => text).join("").trimStart()),
+      element("mark", {}, tokens[i].text.replace(/\s*\n\s*/g, "⏎")),
+      element("span", { class: "share" }, percent(tokens[i].logprob)))));
   return [element("h2", {}, "Least expected"), element("ol", {}, ...rows)];
 }
 
-function labelOf(piece) {
-  const likely = piece.logprob == null ? "" : `, ${percent(piece.logprob)}`;
-  return visible(piece.text) + likely;
+function labelOf(token) {
+  const likely = token.logprob == null ? "" : `, ${percent(token.logprob)}`;
+  return visible(token.text) + likely;
 }
 
 function point(index) {
-  const piece = draft.pieces?.[index];
-  if (!piece) return;
-  alternatives.open(view.spans[index], piece, index);
+  const token = draft.tokens?.[index];
+  if (!token) return;
+  alternatives.open(view.spans[index], token, index);
   surprise.mark(figure, index);
 }
 
@@ -115,9 +115,9 @@ function onKey(event) {
   event.preventDefault();
 }
 
-/** Goes on with `piece` in place of the `index`th. */
-function branch(index, piece) {
+/** Goes on with `token` in place of the `index`th. */
+function branch(index, token) {
   if (draft.isWriting) return;
-  draft.branch(index, piece);
+  draft.branch(index, token);
   goOn();
 }

@@ -5,16 +5,16 @@ import { bits, short } from "./format.js";
 
 const HEIGHT = 100;
 
-/** Of pieces with log probabilities: { count, meanBits, perplexity }. */
-export function summaryOf(pieces) {
-  const logprobs = pieces.map(({ logprob }) => logprob).filter((logprob) => logprob != null);
+/** Of tokens with log probabilities: { count, meanBits, perplexity }. */
+export function summaryOf(tokens) {
+  const logprobs = tokens.map(({ logprob }) => logprob).filter((logprob) => logprob != null);
   const mean = -logprobs.reduce((sum, logprob) => sum + logprob, 0) / logprobs.length;
   return { count: logprobs.length, meanBits: bits(mean), perplexity: Math.exp(mean) };
 }
 
 /**
- * The entropy, in nats, of what the model expected at a piece, taking all but
- * the likeliest pieces as one: the true entropy is at least this.
+ * The entropy, in nats, of what the model expected at a token, taking all but
+ * the likeliest tokens as one: the true entropy is at least this.
  */
 export function entropyOf({ top }) {
   if (!top?.length) return null;
@@ -23,10 +23,10 @@ export function entropyOf({ top }) {
   return [...likely, rest].reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0);
 }
 
-/** Draws the plot into `figure`: a bar of surprise a piece, and a line of entropy. */
-export function plot(figure, pieces) {
-  const surprises = pieces.map(({ logprob }) => (logprob == null ? 0 : bits(-logprob)));
-  const entropies = pieces.map((piece) => bits(entropyOf(piece) ?? 0));
+/** Draws the plot into `figure`: a bar of surprise a token, and a line of entropy. */
+export function plot(figure, tokens) {
+  const surprises = tokens.map(({ logprob }) => (logprob == null ? 0 : bits(-logprob)));
+  const entropies = tokens.map((token) => bits(entropyOf(token) ?? 0));
   const most = Math.max(1, ...surprises, ...entropies);
   const height = (value) => (value / most) * HEIGHT;
   const bars = surprises.map((value, i) =>
@@ -34,8 +34,8 @@ export function plot(figure, pieces) {
   const points = entropies.map((value, i) => `${i + 0.5},${HEIGHT - height(value)}`);
   const line = svg("polyline", { points: points.slice(1).join(" "), "vector-effect": "non-scaling-stroke" });
   const drawing = svg("svg", {
-    viewBox: `0 0 ${pieces.length} ${HEIGHT}`, preserveAspectRatio: "none", role: "img",
-    "aria-label": `Surprise and uncertainty of ${pieces.length} pieces, up to ${short(most)} bits`,
+    viewBox: `0 0 ${tokens.length} ${HEIGHT}`, preserveAspectRatio: "none", role: "img",
+    "aria-label": `Surprise and uncertainty of ${tokens.length} tokens, up to ${short(most)} bits`,
   }, ...bars, line);
   figure.replaceChildren(
     element("figcaption", {},
@@ -43,12 +43,12 @@ export function plot(figure, pieces) {
       element("span", { class: "push" }, `0 to ${short(most)} bits`)),
     drawing,
     element("p", { class: "hint" },
-      "Surprise is how unlikely the piece was that came. Uncertainty is how undecided the model was before it came: the entropy of its expectation, with all but the ten likeliest pieces taken as one."),
+      "Surprise is how unlikely the token was that came. Uncertainty is how undecided the model was before it came: the entropy of its expectation, with all but the ten likeliest tokens taken as one."),
   );
   figure.hidden = false;
 }
 
-/** Marks the bar of one piece; of none with -1. */
+/** Marks the bar of one token; of none with -1. */
 export function mark(figure, index) {
   figure.querySelectorAll("rect").forEach((bar, i) => bar.classList.toggle("chosen", i === index));
 }

@@ -7,7 +7,7 @@ import { tokenize } from "./model.js";
 import * as banner from "./banner.js";
 import * as tabs from "./tabs.js";
 
-/** More pieces than this are counted but not shown. */
+/** More tokens than this are counted but not shown. */
 const SHOWN = 1000;
 const TYPING_MS = 120;
 
@@ -19,7 +19,7 @@ export function setUp() {
   draft.addEventListener("change", () => tabs.isOpen("tokens") && soon());
 }
 
-/** Takes the editor in, and shows the draft's pieces. */
+/** Takes the editor in, and shows the draft's tokens. */
 export function opened() {
   byId("tokens-editor").append(byId("editor"));
   update();
@@ -29,19 +29,19 @@ async function update() {
   asking?.abort();
   asking = new AbortController();
   try {
-    // While the model writes, its own pieces are known.
-    show(draft.pieces ?? (await tokenize(draft.text, { signal: asking.signal })));
+    // While the model writes, its own tokens are known.
+    show(draft.tokens ?? (await tokenize(draft.text, { signal: asking.signal })));
   } catch (error) {
     banner.show(error, update);
   }
 }
 
-function show(pieces) {
+function show(tokens) {
   const characters = [...draft.text].length;
-  const each = pieces.length ? ` · ${(characters / pieces.length).toFixed(1)} characters a piece` : "";
-  const more = pieces.length > SHOWN ? ` · the first ${SHOWN} are shown` : "";
-  byId("token-count").textContent = `${pieces.length} pieces · ${characters} characters${each}${more}`;
-  const shown = pieces.slice(0, SHOWN);
+  const each = tokens.length ? ` · ${(characters / tokens.length).toFixed(1)} characters per token` : "";
+  const more = tokens.length > SHOWN ? ` · the first ${SHOWN} are shown` : "";
+  byId("token-count").textContent = `${tokens.length} tokens · ${characters} characters${each}${more}`;
+  const shown = tokens.slice(0, SHOWN);
   byId("chips").replaceChildren(...shown.map(chipOf));
   byId("token-table").replaceChildren(...(shown.length ? [tableOf(shown)] : []));
 }
@@ -49,12 +49,12 @@ function show(pieces) {
 const chipOf = ({ id, text }) => element("span", { class: "chip" },
   element("span", { class: "text" }, visible(text)), element("span", { class: "id" }, String(id)));
 
-function tableOf(pieces) {
+function tableOf(tokens) {
   const cell = (text, name) => element("td", { class: name }, text);
-  const heads = ["Place", "Piece", "Id", "Bytes"].map((text) => element("th", { scope: "col" }, text));
-  const rows = pieces.map(({ id, text, bytes }, i) => element("tr", {},
+  const heads = ["Place", "Token", "Id", "Bytes"].map((text) => element("th", { scope: "col" }, text));
+  const rows = tokens.map(({ id, text, bytes }, i) => element("tr", {},
     cell(String(i)), cell(visible(text), "text"), cell(String(id)), cell(hex(bytes), "bytes")));
-  return element("table", {}, element("caption", {}, "Every piece"),
+  return element("table", {}, element("caption", {}, "Every token"),
     element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
 }
 

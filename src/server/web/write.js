@@ -47,7 +47,7 @@ function show() {
   if (field.value !== draft.text) field.value = draft.text;
   field.readOnly = draft.isWriting;
   byId("go").textContent = draft.isWriting ? "Stop" : "Continue";
-  byId("again").disabled = draft.isWriting || !draft.begun;
+  byId("again").disabled = draft.isWriting || draft.begun === null;
   showMirror();
   showFigures();
   if (!draft.isWriting) showCode();
@@ -55,19 +55,19 @@ function show() {
 
 /** What the model wrote is coloured in a copy that lies behind the field. */
 function showMirror() {
-  const from = draft.begun?.length ?? draft.text.length;
+  const from = draft.begun ?? draft.text.length;
   // A last line break alone would not make a line.
   const end = draft.isWriting ? element("span", { class: "caret" }) : "\u200b";
   mirror.replaceChildren(draft.text.slice(0, from), element("mark", {}, draft.text.slice(from)), end);
 }
 
 const ENDS = {
-  stop: "ended by itself", length: "no more allowed", stopped: "stopped", failed: "broken off",
+  stop: "ended by itself", length: "limit reached", stopped: "stopped", failed: "broken off",
 };
 
 function showFigures() {
   const { tokens, perSecond, firstAfter, ended } = figures;
-  if (!draft.begun) {
+  if (draft.begun === null) {
     byId("figures").textContent = "Ctrl + Enter continues, Esc stops";
     return;
   }

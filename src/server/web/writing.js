@@ -18,13 +18,16 @@ export async function goOn() {
   if (running || !parameters.check()) return;
   banner.hide();
   running = new AbortController();
+  Object.assign(figures, { tokens: 0, firstAfter: null, perSecond: null, ended: null });
+  draft.begin();
   try {
     await ask(running.signal);
   } catch (error) {
+    figures.ended = error.name === "AbortError" ? "stopped" : "failed";
     banner.show(error, goOn);
   } finally {
     running = null;
-    if (draft.isWriting) draft.finish();
+    draft.finish();
   }
 }
 
@@ -35,43 +38,36 @@ export function stop() {
 
 /** Takes the last continuation back and asks for another. */
 export function again() {
-  if (running || !draft.begun) return;
+  if (running || draft.begun === null) return;
   draft.takeBack();
   goOn();
 }
 
 async function ask(signal) {
-  if (draft.pieces === null) draft.know(await tokenize(draft.text, { signal }));
+  if (draft.tokens === null) draft.know(await tokenize(draft.text, { signal }));
   const request = parameters.request();
-  const room = context.size - Math.max(draft.pieces.length, 1);
+  const room = context.size - Math.max(draft.tokens.length, 1);
   if (room < 1) throw new Full();
-  const prompt = draft.pieces.length ? draft.pieces.map(({ id }) => id) : "";
-  Object.assign(figures, { tokens: 0, firstAfter: null, perSecond: null, ended: null });
-  draft.begin();
+  const prompt = draft.tokens.length ? draft.tokens.map(({ id }) => id) : "";
   const started = performance.now();
   const body = { ...request, prompt, max_tokens: Math.min(request.max_tokens, room) };
-  try {
-    for await (const part of continuation(body, { signal })) {
-      measure(part, started);
-      draft.append(part.text, part.pieces);
-    }
-  } catch (error) {
-    figures.ended = error.name === "AbortError" ? "stopped" : "failed";
-    throw error;
+  for await (const part of continuation(body, { signal })) {
+    measure(part, started);
+    draft.append(part.text, part.tokens);
   }
 }
 
-function measure({ pieces, finishReason }, started) {
+function measure({ tokens, finishReason }, started) {
   const seconds = (performance.now() - started) / 1000;
-  if (pieces.length && figures.firstAfter === null) figures.firstAfter = seconds;
-  figures.tokens += pieces.length;
+  if (tokens.length && figures.firstAfter === null) figures.firstAfter = seconds;
+  figures.tokens += tokens.length;
   // The first token's time is that of reading the prompt.
   const writing = seconds - figures.firstAfter;
   if (figures.tokens > 1 && writing > 0) figures.perSecond = (figures.tokens - 1) / writing;
   figures.ended ??= finishReason;
 }
 
-/** There is no room for another piece. */
+/** There is no room for another token. */
 class Full extends Error {
   status = 0;
   constructor() {

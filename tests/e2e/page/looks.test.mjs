@@ -8,8 +8,8 @@ import { done, fragment, launch, open, startServer, view } from "./harness.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PICTURES = new URL("../../../target/page/", import.meta.url).pathname;
-const TEXT = "Once upon a time there was a little girl named Lily. She";
-const HASH = fragment({ text: TEXT, strategy: "top-k", seed: "7", max_tokens: "60" });
+const TEXT = "Once upon a time";
+const HASH = fragment({ text: TEXT, strategy: "top-k", seed: "3", max_tokens: "70" });
 
 /** What is seen first of each view once it is there. */
 const VIEWS = { Write: "#go", Probabilities: "#facts .value", Inside: ".small-map", Tokens: ".chip" };
@@ -41,7 +41,7 @@ for (const [screen, options] of Object.entries(SCREENS)) {
       await view(page, name);
       await page.locator(first).first().waitFor();
       if (name === "Probabilities") await page.locator("#tinted .rare").nth(3).focus();
-      if (name === "Inside") await page.locator("#looked .piece").nth(11).click();
+      if (name === "Inside") await page.locator("#looked .token").nth(30).click();
       await page.waitForTimeout(300);
       await page.screenshot({ path: `${PICTURES}${name.toLowerCase()}-${screen}.png`, fullPage: true });
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);

@@ -136,7 +136,7 @@ inPage("tints a text, and tells its perplexity and its least likely pieces", { h
   const [{ tokens, perplexity }] = results;
   const shown = (await page.locator("#facts .value").first().textContent()).replaceAll(",", "");
   assert.ok(Math.abs(Number(shown) - perplexity) < 0.01 * perplexity, `${shown} for ${perplexity}`);
-  const classes = await page.locator("#tinted .piece").evaluateAll((all) => all.map((piece) => piece.className));
+  const classes = await page.locator("#tinted .token").evaluateAll((all) => all.map((piece) => piece.className));
   const limits = [0.5, 0.1, 0.01, 0.001, 0];
   tokens.forEach(({ logprob }, i) => {
     const tint = logprob === null ? "unknown" : `tint-${limits.findIndex((limit) => Math.exp(logprob) >= limit)}`;
@@ -154,7 +154,7 @@ inPage("goes on from an alternative", { hash: fragment({ ...SEEDED, strategy: "g
   await page.locator("#facts .value").first().waitFor();
   const before = await text(page);
   const at = (await piecesOf(PROMPT)).length + 3;
-  await page.locator(".piece").nth(at).hover();
+  await page.locator("#tinted .token").nth(at).hover();
   const panel = page.getByRole("group", { name: "Alternatives" });
   const { choices } = await ask("/v1/completions", { prompt: before, max_tokens: 0, prompt_logprobs: 10, temperature: 0 });
   const expected = Object.values(choices[0].prompt_logprobs[at]).sort((a, b) => a.rank - b.rank);
@@ -177,7 +177,7 @@ inPage("the keyboard is enough for that", { hash: fragment({ ...SEEDED, max_toke
   await page.getByRole("tab", { name: "Write" }).focus();
   await page.keyboard.press("ArrowRight");
   await page.locator("#facts .value").first().waitFor();
-  await page.locator("#tinted .piece").first().focus();
+  await page.locator("#tinted .token").first().focus();
   await page.keyboard.press("ArrowRight");
   await page.keyboard.press("ArrowRight");
   await page.keyboard.press("Enter");
@@ -193,7 +193,7 @@ inPage("a text longer than the context is scored in windows", { hash: fragment({
   await view(page, "Probabilities");
   await page.locator("#facts .value").first().waitFor();
   const { results } = await ask("/api/score", { input: await text(page) });
-  assert.equal(await page.locator("#tinted .piece").count(), results[0].token_count);
+  assert.equal(await page.locator("#tinted .token").count(), results[0].token_count);
 });
 
 // ---- Inside ----
@@ -202,7 +202,7 @@ inPage("shows attention, the lens and the norms of a piece", { hash: fragment({ 
   await view(page, "Inside");
   await page.locator(".small-map").first().waitFor();
   const at = 4;
-  await page.locator("#looked .piece").nth(at).click();
+  await page.locator("#looked .token").nth(at).click();
   await page.locator("#inside-heads .hint", { hasText: "cat" }).waitFor();
   const ids = (await piecesOf(await text(page))).map(({ id }) => id);
   const seen = await ask("/api/inspect", { ids, positions: [at], lens: 5, lens_positions: [at] });
@@ -218,7 +218,7 @@ inPage("shows attention, the lens and the norms of a piece", { hash: fragment({ 
 
   const answer = await page.locator(".lens tbody tr").first().locator(".guess").allTextContents();
   const expected = seen.lens.at(-1)[0].map((guess) => guess.text.replaceAll(" ", "␣"));
-  assert.deepEqual(answer.map((guess) => guess.replace(" (the piece that came)", "")), expected);
+  assert.deepEqual(answer.map((guess) => guess.replace(" (the token that came)", "")), expected);
   const length = await page.locator(".norms tbody tr").first().locator(".share").first().textContent();
   assert.ok(Math.abs(Number(length.replaceAll(",", "")) - seen.norms.residual.at(-1)[at]) < 1);
 
@@ -240,7 +240,7 @@ inPage("cuts a text into pieces as it is typed", {}, async (page) => {
   const words = "Lily's café, 漢字 🙂\n";
   await page.locator("#text").fill(words);
   const pieces = await piecesOf(words);
-  await page.getByText(`${pieces.length} pieces · ${[...words].length} characters`).waitFor();
+  await page.getByText(`${pieces.length} tokens · ${[...words].length} characters`).waitFor();
   const ids = await page.locator(".chip .id").allTextContents();
   assert.deepEqual(ids.map(Number), pieces.map(({ id }) => id));
   const bytes = (await page.locator("td.bytes").allTextContents()).join(" ").split(" ");
