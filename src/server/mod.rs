@@ -5,6 +5,7 @@ mod error;
 mod fields;
 mod health;
 mod native;
+mod page;
 mod sse;
 
 use std::future::Future;
@@ -102,6 +103,7 @@ impl AppState {
 /// All routes.
 pub fn router(state: AppState) -> Router {
     Router::new()
+        .merge(page::routes())
         .route("/api/generate", post(native::generate))
         .route("/api/stream", post(native::stream_tokens))
         .route("/health", get(health::ready))
