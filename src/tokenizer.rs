@@ -151,6 +151,23 @@ impl Tokenizer {
         self.inner.tokenizer.id_to_token(id)
     }
 
+    /// The bytes that a token stands for, where the tokenizer is byte-level:
+    /// they need not be whole characters.
+    pub fn bytes(&self, id: u32) -> Option<&[u8]> {
+        let all = self.inner.bytes.as_ref()?;
+        all.get(id as usize).map(Vec::as_slice)
+    }
+
+    /// Most bytes of text that `tokens` tokens can stand for; none where the
+    /// tokenizer changes the text before it is split, so that any length fits.
+    pub fn most_bytes(&self, tokens: usize) -> Option<usize> {
+        if self.inner.tokenizer.get_normalizer().is_some() {
+            return None;
+        }
+        let longest = self.inner.bytes.as_ref()?.iter().map(Vec::len).max()?;
+        Some(longest.saturating_mul(tokens))
+    }
+
     /// The largest id plus one, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.vocab_size

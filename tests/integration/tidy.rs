@@ -68,6 +68,11 @@ const FLOORS: &[Floor] = &[
         imports: &["model", "tokenizer", "kernels", "metrics"],
         banned: &["axum", "clap", "anyhow", "ureq"],
     },
+    Floor {
+        name: "scoring",
+        imports: &["engine", "tokenizer"],
+        banned: &["candle_core", "candle_nn", "axum", "clap", "anyhow", "ureq"],
+    },
     // The only one that opens outgoing connections.
     Floor {
         name: "hub",
@@ -83,12 +88,20 @@ const FLOORS: &[Floor] = &[
     },
     Floor {
         name: "server",
-        imports: &["engine", "tokenizer", "model", "metrics"],
+        imports: &["scoring", "engine", "tokenizer", "model", "metrics"],
         banned: &["candle_core", "candle_nn", "clap", "anyhow", "ureq"],
     },
     Floor {
         name: "cli",
-        imports: &["server", "hub", "engine", "tokenizer", "model", "kernels"],
+        imports: &[
+            "server",
+            "hub",
+            "scoring",
+            "engine",
+            "tokenizer",
+            "model",
+            "kernels",
+        ],
         banned: &["axum", "ureq"],
     },
     Floor {
