@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use gpt2_engine::model::ModelFiles;
 use serde::Serialize;
 
@@ -66,13 +66,9 @@ pub struct Args {
     #[arg(long, default_value = env!("CARGO_BIN_EXE_gpt2"))]
     #[serde(skip)]
     pub binary: PathBuf,
-    /// What cargo bench adds.
-    #[arg(long, hide = true, action = ArgAction::SetTrue)]
-    #[serde(skip)]
-    bench: (),
-    /// Further arguments of `gpt2 serve`. Guessing is off unless they say
-    /// otherwise: random weights repeat themselves, which is the best case
-    #[arg(last = true, default_values = ["--speculation", "off"])]
+    /// Further arguments of `gpt2 serve`. Unless there are some, it gains nothing from weights that
+    /// repeat themselves, or from prompts that come again every round
+    #[arg(last = true, default_values = ["--speculation", "off", "--prefix-reuse", "off"])]
     pub serve: Vec<String>,
 }
 

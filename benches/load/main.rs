@@ -30,7 +30,8 @@ use report::Round;
 use requests::Planned;
 
 fn main() -> Result<()> {
-    let args = Args::parse();
+    // Cargo adds it after all others.
+    let args = Args::parse_from(std::env::args().filter(|arg| arg != "--bench"));
     let load = Load {
         requests: requests::plan(&args)?,
         server: Server::start(&args)?,

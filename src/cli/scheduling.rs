@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::ArgAction;
+
 use crate::engine::{CacheSize, EngineBuilder};
 
 #[derive(Debug, clap::Args)]
@@ -20,7 +22,7 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "N", default_value_t = 131_072, value_parser = positive())]
     max_waiting_tokens: u32,
     /// Whether prompts that begin alike are computed once, which changes no answer: on or off
-    #[arg(long, default_value = "on", value_parser = parse_switch)]
+    #[arg(long, default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
     prefix_reuse: bool,
     /// Seconds after which a client that doesn't read its tokens is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = positive())]
@@ -68,7 +70,25 @@ fn parse_switch(text: &str) -> Result<bool, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn prefix_reuse_is_switched() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            scheduling: SchedulingArgs,
+        }
+        let reuse = |arguments: &[&str]| {
+            let command = Command::try_parse_from([&["serve"], arguments].concat());
+            command.map(|c| c.scheduling.prefix_reuse).ok()
+        };
+        assert_eq!(reuse(&[]), Some(true));
+        assert_eq!(reuse(&["--prefix-reuse", "off"]), Some(false));
+        assert_eq!(reuse(&["--prefix-reuse", "maybe"]), None);
+    }
 
     #[test]
     fn a_cache_is_given_in_mib_or_tokens() {
