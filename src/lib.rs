@@ -23,6 +23,8 @@ pub mod tokenizer;
 
 pub mod engine;
 
+pub mod scoring;
+
 pub mod hub;
 
 pub mod server;

@@ -1,5 +1,7 @@
 //! Every metric's name, once, as typed functions.
 
+mod http;
+
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode_registry;
@@ -8,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit::Seconds;
+
+pub use http::HttpMetrics;
 
 /// What an engine counts, in the Prometheus data model.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::engine::{EngineError, ParamError};
+use serve::LogFormat;
 
 /// A pure-Rust GPT-2: generates and scores text, and serves it over HTTP.
 #[derive(Debug, Parser)]
@@ -51,7 +52,7 @@ struct Usage(String);
 /// Parses the process's arguments, runs the command, reports its error.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    init_logging(matches!(cli.command, Command::Serve(_)));
+    init_logging(&cli.command);
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
         Command::Serve(args) => serve::run(args),
@@ -71,8 +72,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn init_logging(serving: bool) {
-    let default = if serving { "info" } else { "warn" };
+fn init_logging(command: &Command) {
+    let (default, format) = match command {
+        Command::Serve(args) => ("info", args.log_format()),
+        _ => ("warn", LogFormat::Text),
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -80,7 +84,10 @@ fn init_logging(serving: bool) {
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .with_target(false);
     // Fails only when a logger is there already, which is fine too.
-    let _ = subscriber.try_init();
+    let _ = match format {
+        LogFormat::Text => subscriber.try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+    };
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde_json::json;
 
 use super::common::{Ids, ModelArgs, text_or_stdin};
-use crate::engine::{Engine, perplexity};
+use crate::scoring::{TextScore, score_text, stride};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -19,6 +18,10 @@ pub struct Args {
     /// Token ids in place of a text, such as 1,2,3
     #[arg(long, conflicts_with_all = ["text", "file"])]
     ids: Option<Ids>,
+    /// Tokens that each window adds, where the text is longer than the context
+    /// [default: half the context]
+    #[arg(long, value_name = "TOKENS")]
+    stride: Option<u64>,
     #[command(flatten)]
     model: ModelArgs,
     /// Print one JSON object
@@ -29,6 +32,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let engine = args.model.engine()?;
+    let stride = stride(args.stride, engine.config().n_positions)?;
     let ids = match (args.ids, args.file) {
         (Some(Ids(ids)), _) => ids,
         (None, Some(file)) => {
@@ -38,49 +42,31 @@ pub fn run(args: Args) -> Result<()> {
         }
         (None, None) => engine.tokenizer()?.encode(&text_or_stdin(args.text)?)?,
     };
-    let scores = engine.score_blocking(ids)?;
-    let (logprob_sum, perplexity) = perplexity(&scores);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let score = runtime.block_on(score_text(&engine, &ids, stride))?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        let tokens: Vec<_> = scores
-            .iter()
-            .map(|s| {
-                json!({"id": s.id, "text": piece(&engine, s.id), "logprob": s.logprob, "rank": s.rank})
-            })
-            .collect();
-        let answer = json!({
-            "model": engine.model_name(),
-            "tokens": tokens,
-            "logprob_sum": logprob_sum,
-            "token_count": scores.len(),
-            "perplexity": perplexity,
-        });
-        writeln!(out, "{answer}")?;
+        writeln!(out, "{}", serde_json::to_string(&score)?)?;
         return Ok(());
     }
+    print_table(&mut out, &score)
+}
+
+fn print_table(out: &mut impl Write, score: &TextScore) -> Result<()> {
     writeln!(out, "{:>7} {:>9} {:>6}  text", "id", "logprob", "rank")?;
-    for score in &scores {
-        let logprob = score.logprob.map_or("-".to_owned(), |l| format!("{l:.4}"));
-        let rank = score.rank.map_or("-".to_owned(), |r| r.to_string());
-        let text = piece(&engine, score.id);
-        writeln!(out, "{:>7} {logprob:>9} {rank:>6}  {text:?}", score.id)?;
+    for token in &score.tokens {
+        let logprob = token.logprob.map_or("-".to_owned(), |l| format!("{l:.4}"));
+        let rank = token.rank.map_or("-".to_owned(), |r| r.to_string());
+        let (id, text) = (token.id, &token.text);
+        writeln!(out, "{id:>7} {logprob:>9} {rank:>6}  {text:?}")?;
     }
-    write!(
-        out,
-        "{} tokens, log probability {logprob_sum:.4}",
-        scores.len()
-    )?;
-    match perplexity {
+    let (count, sum) = (score.token_count, score.logprob_sum);
+    write!(out, "{count} tokens, log probability {sum:.4}")?;
+    match score.perplexity {
         Some(perplexity) => writeln!(out, ", perplexity {perplexity:.3}")?,
         None => writeln!(out)?,
     }
     Ok(())
-}
-
-/// A token's own text; empty without a tokenizer.
-fn piece(engine: &Engine, id: u32) -> String {
-    let tokenizer = engine.tokenizer().ok();
-    tokenizer
-        .and_then(|t| t.decode(&[id]).ok())
-        .unwrap_or_default()
 }

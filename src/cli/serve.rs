@@ -1,25 +1,40 @@
 //! `gpt2 serve`: the HTTP server.
 
-use anyhow::{Context, Result};
+mod options;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
 
 use super::common::GenerationArgs;
 use super::scheduling::SchedulingArgs;
+use crate::engine::EngineBuilder;
+use crate::model::ModelFiles;
 use crate::server::{AppState, serve};
+pub use options::LogFormat;
+use options::ServerArgs;
+
+/// After the last answer: for what is left of loading a model.
+const EXIT_GRACE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Address to listen on; 0.0.0.0 for all
-    #[arg(long, default_value = "127.0.0.1")]
-    host: String,
-    /// Port to listen on; 0 lets the system choose
-    #[arg(long, default_value_t = 3000)]
-    port: u16,
+    #[command(flatten)]
+    server: ServerArgs,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
     scheduling: SchedulingArgs,
+}
+
+impl Args {
+    /// The form of the log.
+    pub fn log_format(&self) -> LogFormat {
+        self.server.log_format
+    }
 }
 
 /// Runs the command until SIGINT or SIGTERM.
@@ -31,60 +46,87 @@ pub fn run(args: Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async move {
-        let address = (args.host.as_str(), args.port);
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
-        tracing::info!("listening on http://{}", listener.local_addr()?);
-        let state = AppState::loading(&*files.name);
-        let loading = state.clone();
-        // It listens at once and answers 503 until the model is there.
-        let builder = args.scheduling.apply(args.generation.builder(files));
-        let load = tokio::task::spawn_blocking(move || match builder.build() {
-            Ok(engine) => {
-                tracing::info!("{} is loaded", engine.model_name());
-                loading.set_engine(engine);
-                Ok(())
-            }
-            Err(error) => {
-                loading.set_failed();
-                Err(anyhow::Error::from(error))
-            }
-        });
-        let stop = stop_signal()?;
-        let (failed, failure) = tokio::sync::oneshot::channel();
-        let watch = tokio::spawn(async move {
-            let result = load.await;
-            if matches!(result, Ok(Ok(()))) {
-                // Kept open: only a failure is to end the server.
-                std::future::pending::<()>().await;
-            }
-            let _ = failed.send(());
-            result
-        });
-        let shutdown = async move {
-            tokio::select! {
-                () = stop => tracing::info!("stopping"),
-                _ = failure => {}
-            }
-        };
-        serve(listener, state, shutdown).await?;
-        if watch.is_finished() {
-            watch.await???;
-        }
-        Ok(())
-    })
+    let result = runtime.block_on(listen(args, files));
+    // A model that is still being loaded is no reason to stay.
+    runtime.shutdown_timeout(EXIT_GRACE);
+    result
 }
 
-/// Ready at the first SIGINT or SIGTERM.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
+async fn listen(args: Args, files: ModelFiles) -> Result<()> {
+    let ServerArgs { host, port, .. } = &args.server;
+    let listener = TcpListener::bind((host.as_str(), *port))
+        .await
+        .with_context(|| format!("cannot listen on {host}:{port}"))?;
+    let address = listener.local_addr()?;
+    let config = args.server.config(address.ip(), &files)?;
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let state = AppState::with_config(&*files.name, config);
+    let mut signals = Signals::new()?;
+    tracing::info!("listening on {scheme}://{address}");
+
+    let (failed, failure) = oneshot::channel();
+    let mut load_error = None;
+    let builder = args.scheduling.apply(args.generation.builder(files));
+    tokio::task::spawn_blocking({
+        let state = state.clone();
+        move || load(builder, &state, failed)
+    });
+    let stop = Notify::new();
+    let serving = serve(listener, state, async {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            () = stop.notified() => tracing::info!("stopping; a second signal ends at once"),
+            Ok(error) = failure => load_error = Some(error),
         }
-    })
+    });
+    let twice = async {
+        signals.next().await;
+        stop.notify_one();
+        signals.next().await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = twice => bail!("stopped at once, by a second signal"),
+    }
+    load_error.map_or(Ok(()), Err)
+}
+
+/// Loads the model while the server answers 503; a failure ends the server.
+fn load(builder: EngineBuilder, state: &AppState, failed: oneshot::Sender<anyhow::Error>) {
+    match builder.build() {
+        Ok(engine) => {
+            tracing::info!("{} is loaded", engine.model_name());
+            state.set_engine(engine);
+        }
+        Err(error) => {
+            state.set_failed();
+            // Nobody listens any more where the server was stopped meanwhile.
+            let _ = failed.send(error.into());
+        }
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }

@@ -157,6 +157,14 @@ impl ModelFiles {
         }
     }
 
+    /// The folder that holds them; none for the demo.
+    pub fn dir(&self) -> Option<&Path> {
+        match &self.config {
+            Source::File(path) => path.parent(),
+            Source::Embedded { .. } => None,
+        }
+    }
+
     /// Finds the files of a checkpoint in a local folder.
     ///
     /// # Errors

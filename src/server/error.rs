@@ -1,63 +1,105 @@
 //! One error → status and JSON body.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::{EngineError, ParamError};
 use crate::tokenizer::TokenizerError;
 
 /// An error as a client sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ApiError {
     status: StatusCode,
-    kind: &'static str,
+    detail: Detail,
+}
+
+/// The body of every error.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ErrorBody {
+    error: Detail,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct Detail {
+    /// For people.
     message: String,
-    param: Option<&'static str>,
+    /// The class of the error.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The field at fault.
+    param: Option<Cow<'static, str>>,
+    /// For programs.
     code: Option<&'static str>,
 }
 
 impl ApiError {
     /// A 400 about one field of the request.
-    pub fn field(param: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            param: Some(param),
-            ..Self::status(StatusCode::BAD_REQUEST, message)
-        }
+    pub fn field(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let mut error = Self::status(StatusCode::BAD_REQUEST, message);
+        error.detail.param = Some(param.into());
+        error
     }
 
     /// An error about the request as a whole.
     pub fn status(status: StatusCode, message: impl Into<String>) -> Self {
         let kind = match status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             s if s.is_server_error() => "server_error",
             _ => "invalid_request_error",
         };
-        Self {
-            status,
-            kind,
+        let detail = Detail {
             message: message.into(),
+            kind,
             param: None,
             code: None,
-        }
+        };
+        Self { status, detail }
+    }
+
+    /// A 500. What went wrong inside is for the log, not for the client.
+    pub fn internal() -> Self {
+        Self::status(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+    }
+
+    /// A 503: this server takes no new work, and ends what it has not finished.
+    pub fn stopping() -> Self {
+        let message = "the server is shutting down";
+        Self::status(StatusCode::SERVICE_UNAVAILABLE, message).with_code("shutting_down")
     }
 
     /// The body: `{"error":{"message","type","param","code"}}`.
-    pub fn body(&self) -> Value {
-        json!({"error": {
-            "message": self.message,
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
-        }})
+    pub fn body(&self) -> ErrorBody {
+        let error = self.detail.clone();
+        ErrorBody { error }
     }
 
-    fn with_code(self, code: &'static str) -> Self {
-        Self {
-            code: Some(code),
-            ..self
+    /// About the field `param`.
+    pub fn with_param(mut self, param: &'static str) -> Self {
+        self.detail.param = Some(param.into());
+        self
+    }
+
+    /// With a code for programs.
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.detail.code = Some(code);
+        self
+    }
+
+    /// The same about the field `param`, if it is about the field `prompt`:
+    /// the engine knows no other name for its input.
+    pub fn about_input(mut self, param: &'static str) -> Self {
+        if self.detail.param.as_deref() == Some("prompt") {
+            self.detail.param = Some(param.into());
         }
+        self
     }
 }
 
@@ -87,10 +129,9 @@ impl From<EngineError> for ApiError {
                 Self::status(StatusCode::REQUEST_TIMEOUT, message)
             }
             EngineError::Stopped => Self::status(StatusCode::SERVICE_UNAVAILABLE, message),
-            // What went wrong inside is for the log, not for the client.
             EngineError::Model(_) | EngineError::Tokenizer(_) | EngineError::Internal(_) => {
                 tracing::error!("a request failed: {message}");
-                Self::status(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+                Self::internal()
             }
         }
     }

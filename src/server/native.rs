@@ -2,169 +2,255 @@
 //! replaces, with its defaults.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
-use futures_util::stream;
-use serde_json::{Map, Value, json};
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value, json};
+use utoipa::ToSchema;
 
 use super::AppState;
-use super::error::ApiError;
-use super::fields::Fields;
+use super::body::JsonBody;
+use super::config::RequestLimits;
+use super::error::{ApiError, ErrorBody};
+use super::generation::{Part, Parts, encode_prompt, parts, stop_strings};
 use super::sse;
-use crate::engine::{Engine, Event, Events, Request, SamplingOptions, SamplingParams, Strategy};
+use super::values::{Strings, Whole};
+use crate::engine::{
+    FinishReason, Request, SamplingOptions, SamplingParams, Strategy, Usage as EngineUsage,
+};
 
 const DEFAULT_MAX_TOKENS: u64 = 50;
 const DEFAULT_K: u64 = 50;
-/// Stop strings in a request, and bytes in one.
-const MAX_STOPS: usize = 4;
-const MAX_STOP_BYTES: usize = 256;
 
-/// `POST /api/generate`: the whole answer at once.
+/// What to generate. Unknown fields are ignored.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct GenerateRequest {
+    /// The text to continue; an empty one starts from end-of-text.
+    prompt: String,
+    /// Most tokens to generate; beyond the context's end nothing comes.
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2147483647, default = 50)]
+    max_tokens: Option<Whole>,
+    /// `greedy`, `top-k` or `top-p`.
+    #[schema(value_type = Option<StrategyName>, default = "greedy")]
+    strategy: Option<String>,
+    /// Keep the `k` most likely tokens.
+    #[schema(value_type = Option<u64>, minimum = 1, default = 50)]
+    k: Option<Whole>,
+    /// Divides the logits; 0 is greedy.
+    #[schema(value_type = Option<f64>, minimum = 0, default = 1.0)]
+    temperature: Option<Number>,
+    /// Keep the smallest set of tokens with this probability.
+    #[schema(value_type = Option<f64>, exclusive_minimum = 0, maximum = 1)]
+    top_p: Option<Number>,
+    /// Keep tokens at least this likely, relative to the likeliest.
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 1)]
+    min_p: Option<Number>,
+    /// Makes tokens that were there before less likely.
+    #[schema(value_type = Option<f64>, exclusive_minimum = 0)]
+    repetition_penalty: Option<Number>,
+    /// Repeats a draw.
+    #[schema(value_type = Option<u64>)]
+    seed: Option<Whole>,
+    /// Where to end.
+    stop: Option<Strings>,
+}
+
+/// The strategies.
+#[derive(ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[allow(dead_code, reason = "only its schema is used")]
+enum StrategyName {
+    Greedy,
+    TopK,
+    TopP,
+}
+
+/// The whole answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GenerateResponse {
+    /// Prompt and continuation.
+    generated_text: String,
+    prompt: String,
+    /// The parameters as they were received, or their defaults.
+    #[schema(value_type = Object)]
+    params: Map<String, Value>,
+}
+
+/// An event of a stream: one for each token.
+#[derive(Debug, Serialize, ToSchema)]
+struct TokenEvent<'a> {
+    index: usize,
+    token_id: u32,
+    /// The text that this token made certain, perhaps none.
+    token: &'a str,
+}
+
+/// The last event of a stream but for `[DONE]`.
+#[derive(Debug, Serialize)]
+struct DoneEvent<'a> {
+    done: bool,
+    finish_reason: FinishReason,
+    generated_text: &'a str,
+    usage: EngineUsage,
+}
+
+/// The whole answer at once.
+#[utoipa::path(
+    post,
+    path = "/api/generate",
+    tag = "native",
+    request_body = GenerateRequest,
+    responses(
+        (status = 200, body = GenerateResponse),
+        (status = "default", description = "An error", body = ErrorBody),
+    ),
+)]
 pub async fn generate(
     State(state): State<AppState>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Json<Value>, ApiError> {
-    let engine = state.engine()?;
-    let body = Body::parse(&headers, &body)?;
-    let mut events = body.submit(&engine)?;
-    let mut generated_text = body.prompt.clone();
-    while let Some(event) = events.next().await {
-        match event {
-            Event::Token(token) => generated_text += &token.text,
-            Event::Finished(_) => break,
-            Event::Failed(error) => return Err(error.into()),
+    JsonBody(request): JsonBody<GenerateRequest>,
+) -> Result<Json<GenerateResponse>, ApiError> {
+    let Answer {
+        mut parts,
+        prompt,
+        params,
+    } = request.submit(&state).await?;
+    let mut generated_text = prompt.clone();
+    while let Some(part) = parts.next().await {
+        match part? {
+            Part::Token(token) => generated_text += &token.text,
+            Part::Finished(_) => break,
         }
     }
-    Ok(Json(json!({
-        "generated_text": generated_text,
-        "prompt": body.prompt,
-        "params": body.params,
-    })))
+    Ok(Json(GenerateResponse {
+        generated_text,
+        prompt,
+        params,
+    }))
 }
 
-/// `POST /api/stream`: the same as server-sent events, token by token.
+/// The same as server-sent events, token by token.
+#[utoipa::path(
+    post,
+    path = "/api/stream",
+    tag = "native",
+    request_body = GenerateRequest,
+    responses(
+        (status = 200, description = "Server-sent events: one for each token, \
+            `{\"index\",\"token_id\",\"token\"}`; one with `\"done\":true`, `finish_reason`, \
+            `generated_text` and `usage`, or one with `error`; then `[DONE]`",
+            content_type = "text/event-stream", body = String),
+        (status = "default", description = "An error", body = ErrorBody),
+    ),
+)]
 pub async fn stream_tokens(
     State(state): State<AppState>,
-    headers: HeaderMap,
-    body: Bytes,
+    JsonBody(request): JsonBody<GenerateRequest>,
 ) -> Result<Response, ApiError> {
-    let engine = state.engine()?;
-    let body = Body::parse(&headers, &body)?;
-    let events = body.submit(&engine)?;
-    let start = Some((events, body.prompt));
+    let Answer { parts, prompt, .. } = request.submit(&state).await?;
+    let start = Some((parts, prompt));
     Ok(sse::response(stream::unfold(start, |state| async {
-        let (mut events, mut text) = state?;
-        let frame = match events.next().await? {
-            Event::Token(token) => {
+        let (mut parts, mut text) = state?;
+        let last = match parts.next().await? {
+            Ok(Part::Token(token)) => {
                 text += &token.text;
-                let frame = sse::data(&json!({
-                    "index": token.index,
-                    "token_id": token.token_id,
-                    "token": token.text,
-                }));
-                return Some((frame, Some((events, text))));
+                let event = sse::data(&TokenEvent {
+                    index: token.index,
+                    token_id: token.token_id,
+                    token: &token.text,
+                });
+                return Some((event, Some((parts, text))));
             }
-            Event::Finished(finished) => sse::data(&json!({
-                "done": true,
-                "finish_reason": finished.finish_reason,
-                "generated_text": text,
-                "usage": finished.usage,
-            })),
-            Event::Failed(error) => sse::data(&ApiError::from(error).body()),
+            Ok(Part::Finished(finished)) => sse::data(&DoneEvent {
+                done: true,
+                finish_reason: finished.finish_reason,
+                generated_text: &text,
+                usage: finished.usage,
+            }),
+            Err(error) => sse::data(&error.body()),
         };
-        Some((frame + sse::DONE, None))
+        Some((last + sse::DONE, None))
     })))
 }
 
-/// A checked body.
-struct Body {
+/// An answer in the making.
+struct Answer {
+    parts: Parts,
     prompt: String,
-    sampling: SamplingParams,
     /// What the answer repeats, in the order in which it always did.
     params: Map<String, Value>,
 }
 
-impl Body {
-    fn parse(headers: &HeaderMap, body: &Bytes) -> Result<Self, ApiError> {
-        let fields = Fields::parse(headers, body)?;
-        let prompt = fields
-            .string("prompt")?
-            .ok_or_else(|| ApiError::field("prompt", "`prompt` is missing: give a string"))?
-            .to_owned();
-        let name = fields.string("strategy")?.unwrap_or("greedy");
-        let strategy = Strategy::from_name(name).ok_or_else(|| {
-            let expected = "expected \"greedy\", \"top-k\" or \"top-p\"";
-            ApiError::field(
-                "strategy",
-                format!("`strategy`: {name:?} is unknown, {expected}"),
-            )
-        })?;
-        let number = |name| Ok::<_, ApiError>(fields.number(name)?.and_then(|n| n.as_f64()));
-        let max_tokens = max_tokens(&fields)?;
-        let sampling = SamplingParams::new(SamplingOptions {
-            strategy,
-            k: fields.whole("k")?,
-            top_p: number("top_p")?,
-            min_p: number("min_p")?,
-            temperature: number("temperature")?,
-            repetition_penalty: number("repetition_penalty")?,
-            seed: fields.whole("seed")?,
-            stop: stops(&fields)?,
-            max_tokens: Some(max_tokens),
-            ..Default::default()
-        })?;
-        let mut params = Map::new();
-        let mut echo = |name: &str, default: Option<Value>| {
-            if let Some(value) = fields.raw(name).or(default) {
-                params.insert(name.to_owned(), value);
-            }
-        };
-        echo("max_tokens", Some(DEFAULT_MAX_TOKENS.into()));
-        echo("strategy", Some(name.into()));
-        echo("k", Some(DEFAULT_K.into()));
-        echo("temperature", Some(1.0.into()));
-        for name in ["top_p", "min_p", "repetition_penalty", "seed", "stop"] {
-            echo(name, None);
-        }
-        Ok(Self {
-            prompt,
-            sampling,
+impl GenerateRequest {
+    async fn submit(self, state: &AppState) -> Result<Answer, ApiError> {
+        let engine = state.engine()?;
+        let sampling = self.sampling(&state.config().limits)?;
+        let params = self.echo();
+        state.log_prompt(&self.prompt);
+        let ids = encode_prompt(&engine, self.prompt.clone()).await?;
+        let events = engine.submit(state.with_deadline(Request::new(ids, sampling)))?;
+        Ok(Answer {
+            parts: parts(events, state),
+            prompt: self.prompt,
             params,
         })
     }
 
-    fn submit(&self, engine: &Engine) -> Result<Events, ApiError> {
-        let prompt = engine.tokenizer()?.encode(&self.prompt)?;
-        let params = self.sampling.clone();
-        Ok(engine.submit(Request::new(prompt, params))?)
+    fn strategy(&self) -> &str {
+        self.strategy.as_deref().unwrap_or("greedy")
     }
-}
 
-fn max_tokens(fields: &Fields) -> Result<u64, ApiError> {
-    match fields.number("max_tokens")? {
-        None => Ok(DEFAULT_MAX_TOKENS),
-        Some(number) => number.as_u64().ok_or_else(|| {
-            let message = format!("`max_tokens`: {number} is not a whole number of 1 or more");
-            ApiError::field("max_tokens", message)
-        }),
+    /// What the sampler is to do.
+    ///
+    /// # Errors
+    /// 400 for the first field out of range.
+    pub fn sampling(&self, limits: &RequestLimits) -> Result<SamplingParams, ApiError> {
+        let name = self.strategy();
+        let strategy = Strategy::from_name(name).ok_or_else(|| {
+            let expected = "expected \"greedy\", \"top-k\" or \"top-p\"";
+            let name: String = name.chars().take(64).collect();
+            let message = format!("`strategy`: {name:?} is unknown, {expected}");
+            ApiError::field("strategy", message)
+        })?;
+        let number = |number: &Option<Number>| number.as_ref().and_then(Number::as_f64);
+        let whole = |whole: Option<Whole>| whole.map(|whole| whole.0);
+        Ok(SamplingParams::new(SamplingOptions {
+            strategy,
+            k: whole(self.k),
+            top_p: number(&self.top_p),
+            min_p: number(&self.min_p),
+            temperature: number(&self.temperature),
+            repetition_penalty: number(&self.repetition_penalty),
+            seed: whole(self.seed),
+            stop: stop_strings(self.stop.clone(), limits)?,
+            max_tokens: Some(whole(self.max_tokens).unwrap_or(DEFAULT_MAX_TOKENS)),
+            ..Default::default()
+        })?)
     }
-}
 
-fn stops(fields: &Fields) -> Result<Vec<String>, ApiError> {
-    let stop = fields.strings("stop")?.unwrap_or_default();
-    if stop.len() > MAX_STOPS {
-        let message = format!("`stop`: {} strings, at most {MAX_STOPS}", stop.len());
-        return Err(ApiError::field("stop", message));
-    }
-    if let Some(long) = stop.iter().find(|s| s.len() > MAX_STOP_BYTES) {
-        let message = format!(
-            "`stop`: a string of {} bytes, at most {MAX_STOP_BYTES}",
-            long.len()
+    fn echo(&self) -> Map<String, Value> {
+        let whole = |whole: Option<Whole>| whole.map(|whole| whole.0);
+        let mut params = Map::new();
+        let mut put = |name: &str, value: Value| {
+            if !value.is_null() {
+                params.insert(name.to_owned(), value);
+            }
+        };
+        put(
+            "max_tokens",
+            whole(self.max_tokens).unwrap_or(DEFAULT_MAX_TOKENS).into(),
         );
-        return Err(ApiError::field("stop", message));
+        put("strategy", self.strategy().into());
+        put("k", whole(self.k).unwrap_or(DEFAULT_K).into());
+        put(
+            "temperature",
+            self.temperature.clone().map_or(json!(1.0), Into::into),
+        );
+        put("top_p", json!(self.top_p));
+        put("min_p", json!(self.min_p));
+        put("repetition_penalty", json!(self.repetition_penalty));
+        put("seed", json!(self.seed));
+        put("stop", json!(self.stop));
+        params
     }
-    Ok(stop)
 }

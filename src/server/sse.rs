@@ -6,14 +6,17 @@ use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
-use serde_json::Value;
+use serde::Serialize;
 
 /// The mark that ends a stream.
 pub const DONE: &str = "data: [DONE]\n\n";
 
 /// One event. JSON escapes line breaks, so the text cannot end the line.
-pub fn data(value: &Value) -> String {
-    format!("data: {value}\n\n")
+pub fn data(value: &impl Serialize) -> String {
+    // Types of this crate with string keys and finite numbers: nothing that
+    // JSON could not hold.
+    let json = serde_json::to_string(value).expect("an event is valid JSON");
+    format!("data: {json}\n\n")
 }
 
 /// A response of these frames, each sent as it comes.
@@ -29,4 +32,22 @@ pub fn response(frames: impl Stream<Item = String> + Send + 'static) -> Response
     // Asks proxies such as nginx not to collect the stream.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn no_text_can_end_its_event() {
+        for text in ["\r", "\n\n", "data: [DONE]\n\n", "\r\n\r\n", "\u{2028}\0"] {
+            let frame = data(&json!({"token": text}));
+            let line = frame.strip_prefix("data: ").unwrap();
+            let line = line.strip_suffix("\n\n").unwrap();
+            assert!(!line.contains(['\r', '\n']), "{frame:?}");
+            let back: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(back["token"], text);
+        }
+    }
 }

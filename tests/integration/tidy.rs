@@ -67,18 +67,31 @@ const FLOORS: &[Floor] = &[
         banned: &["axum", "clap", "anyhow"],
     },
     Floor {
+        name: "scoring",
+        imports: &["engine", "tokenizer"],
+        banned: &["candle_core", "candle_nn", "axum", "clap", "anyhow"],
+    },
+    Floor {
         name: "hub",
         imports: &["model"],
         banned: &["candle_core", "candle_nn", "axum", "clap", "anyhow"],
     },
     Floor {
         name: "server",
-        imports: &["engine", "tokenizer", "model", "metrics"],
+        imports: &["scoring", "engine", "tokenizer", "model", "metrics"],
         banned: &["candle_core", "candle_nn", "clap", "anyhow"],
     },
     Floor {
         name: "cli",
-        imports: &["server", "hub", "engine", "tokenizer", "model", "kernels"],
+        imports: &[
+            "server",
+            "hub",
+            "scoring",
+            "engine",
+            "tokenizer",
+            "model",
+            "kernels",
+        ],
         banned: &["axum"],
     },
     Floor {

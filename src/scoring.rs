@@ -1,0 +1,178 @@
+//! How likely a model finds texts of any length: one object, which `gpt2
+//! score --json` prints and `POST /api/score` returns.
+//!
+//! A text longer than the context is scored in overlapping windows, the
+//! sliding-window method of Hugging Face's page on the perplexity of
+//! fixed-length models: each window adds `stride` tokens and sees as many
+//! before them as fit.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::engine::{Engine, EngineError, ParamError, TokenScore, perplexity};
+
+/// The score of a text.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TextScore {
+    /// The model's name.
+    pub model: String,
+    /// Every token of the text.
+    pub tokens: Vec<ScoredToken>,
+    /// Sum of the tokens' log probabilities.
+    pub logprob_sum: f64,
+    /// All tokens, the first included.
+    pub token_count: usize,
+    /// exp(−logprob_sum / (token_count − 1)); null for one token.
+    pub perplexity: Option<f64>,
+}
+
+/// A token of a text and how likely it was.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ScoredToken {
+    /// Its id.
+    pub id: u32,
+    /// Its own text; empty without a tokenizer.
+    pub text: String,
+    /// Natural log of its probability after the tokens before it; null for
+    /// the first.
+    pub logprob: Option<f64>,
+    /// Its place among all tokens by probability, from 1; ties share the
+    /// lower number. Null for the first.
+    pub rank: Option<usize>,
+}
+
+/// Between two tries to score the next window of a text that has begun.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The stride that was asked for, or half the context.
+///
+/// # Errors
+/// When it is 0, or leaves no token of context to the first that it adds.
+pub fn stride(asked: Option<u64>, n_positions: usize) -> Result<usize, ParamError> {
+    let most = n_positions.saturating_sub(1).max(1);
+    let Some(asked) = asked else {
+        return Ok((n_positions / 2).max(1));
+    };
+    let stride = usize::try_from(asked).ok();
+    stride
+        .filter(|stride| (1..=most).contains(stride))
+        .ok_or_else(|| ParamError {
+            param: "stride",
+            message: format!("{asked} is not a whole number from 1 to {most}"),
+        })
+}
+
+/// Scores the text of these tokens. Dropping the future ends it.
+///
+/// # Errors
+/// The engine's. A full queue is one only for the first window: a text that
+/// has begun waits.
+pub async fn score_text(
+    engine: &Engine,
+    ids: &[u32],
+    stride: usize,
+) -> Result<TextScore, EngineError> {
+    let mut scores = Vec::with_capacity(ids.len());
+    for window in windows(ids.len(), engine.config().n_positions, stride) {
+        let new = scores.len() - window.start;
+        let known = score_window(engine, &ids[window], !scores.is_empty()).await?;
+        scores.extend(known.into_iter().skip(new));
+    }
+    if scores.is_empty() {
+        return Err(EngineError::NothingToScore);
+    }
+    let (logprob_sum, perplexity) = perplexity(&scores);
+    Ok(TextScore {
+        model: engine.model_name().to_owned(),
+        tokens: scores.iter().map(|score| named(engine, score)).collect(),
+        // No tokens sum to −0.
+        logprob_sum: logprob_sum + 0.0,
+        token_count: scores.len(),
+        perplexity,
+    })
+}
+
+async fn score_window(
+    engine: &Engine,
+    ids: &[u32],
+    has_begun: bool,
+) -> Result<Vec<TokenScore>, EngineError> {
+    loop {
+        match engine.score(ids.to_vec()).await {
+            Err(EngineError::Overloaded { .. }) if has_begun => tokio::time::sleep(PAUSE).await,
+            scores => return scores,
+        }
+    }
+}
+
+/// The windows of a text, each of at most `context` tokens, each `stride`
+/// after the one before, the last at the text's end.
+fn windows(len: usize, context: usize, stride: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut begin = 0;
+    let mut end = 0;
+    std::iter::from_fn(move || {
+        if end == len {
+            return None;
+        }
+        end = len.min(begin + context);
+        let window = begin..end;
+        begin += stride;
+        Some(window)
+    })
+}
+
+fn named(engine: &Engine, score: &TokenScore) -> ScoredToken {
+    let tokenizer = engine.tokenizer().ok();
+    ScoredToken {
+        id: score.id,
+        text: tokenizer
+            .and_then(|t| t.decode(&[score.id]).ok())
+            .unwrap_or_default(),
+        logprob: score.logprob.map(f64::from),
+        rank: score.rank,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_those_of_the_published_method() {
+        let all = |len, context, stride| windows(len, context, stride).collect::<Vec<_>>();
+        assert!(all(0, 8, 4).is_empty());
+        assert_eq!(all(3, 8, 4), vec![0..3; 1]);
+        assert_eq!(all(8, 8, 4), vec![0..8; 1]);
+        assert_eq!(all(9, 8, 4), [0..8, 4..9]);
+        assert_eq!(all(13, 8, 3), [0..8, 3..11, 6..13]);
+    }
+
+    #[test]
+    fn every_later_token_has_a_context() {
+        for context in 2..9 {
+            for stride in 1..context {
+                for len in 1..40 {
+                    let mut known = 0;
+                    for window in windows(len, context, stride) {
+                        assert!(known == 0 || window.start < known);
+                        assert!(window.len() <= context && window.end > known);
+                        known = window.end;
+                    }
+                    assert_eq!(known, len);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stride_leaves_room() {
+        assert_eq!(stride(None, 1024).unwrap(), 512);
+        assert_eq!(stride(Some(1023), 1024).unwrap(), 1023);
+        for bad in [0, 1024, u64::MAX] {
+            assert_eq!(stride(Some(bad), 1024).unwrap_err().param, "stride");
+        }
+    }
+}

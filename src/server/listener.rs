@@ -1,0 +1,242 @@
+//! The accept loop: connections in bounded number and time, from the first
+//! byte to the orderly end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+use super::config::ConnectionLimits;
+use super::guarded::{Guard, guarded};
+use super::lifecycle::Phase;
+use super::timed_io::{Activity, Answering, TimedIo};
+use super::{AppState, router};
+
+/// After an answer was cut short: for its last bytes to be sent.
+const ABORT_GRACE: Duration = Duration::from_secs(2);
+/// How long a client may go on sending what nobody reads any more, and how
+/// much. Closing at once would reset the connection, and the client would
+/// lose the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 8 << 20;
+/// Out of file descriptors: wait for some connection to end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-length: 109\r\n\r\n\
+    {\"error\":{\"message\":\"too many connections\",\"type\":\"server_error\",\"param\":null,\
+    \"code\":\"too_many_connections\"}}";
+
+/// Serves until `shutdown` is ready. Then new connections and new work are
+/// refused at once; what runs has until the drain timeout to end, and is cut
+/// short with an error that says so.
+///
+/// # Errors
+/// What the operating system says of the listener.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let limits = state.config().connections;
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let routes = router(state.clone());
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match Arc::clone(&slots).try_acquire_owned() {
+                Ok(slot) => {
+                    let connection = Connection {
+                        routes: routes.clone(),
+                        open: Open::new(state.clone(), slot),
+                    };
+                    connections.spawn(connection.run(stream));
+                }
+                Err(_) => refuse(&stream, &state),
+            },
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    drain(&state, &limits, connections).await;
+    Ok(())
+}
+
+/// Waits for running answers, first for their own end, then for the cut.
+async fn drain(state: &AppState, limits: &ConnectionLimits, mut connections: JoinSet<()>) {
+    let lifecycle = state.lifecycle();
+    lifecycle.advance(Phase::Draining);
+    if timeout(limits.drain_timeout, all_ended(&mut connections))
+        .await
+        .is_err()
+    {
+        tracing::warn!("{} connections are cut short", connections.len());
+        lifecycle.advance(Phase::Aborting);
+        // Whoever takes nothing of the last bytes either is dropped.
+        let _ = timeout(ABORT_GRACE, all_ended(&mut connections)).await;
+    }
+    lifecycle.advance(Phase::Aborting);
+}
+
+async fn all_ended(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
+}
+
+/// Tells one connection too many so, as far as that takes no time.
+fn refuse(stream: &TcpStream, state: &AppState) {
+    state.metrics().connection_refused();
+    if state.config().tls.is_none() {
+        let _ = stream.try_write(TOO_MANY.as_bytes());
+    }
+}
+
+/// Errors of `accept` that say nothing about the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// An accepted connection.
+struct Connection {
+    routes: Router,
+    open: Open,
+}
+
+/// The place of a connection, returned on Drop.
+struct Open {
+    state: AppState,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(state: AppState, slot: OwnedSemaphorePermit) -> Self {
+        state.metrics().connected();
+        Self { state, _slot: slot }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.state.metrics().disconnected();
+    }
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        // Tokens are small and are to arrive one by one.
+        let _ = stream.set_nodelay(true);
+        let limits = self.open.state.config().connections;
+        match self.open.state.config().tls.clone() {
+            None => self.answer(stream, &limits).await,
+            Some(tls) => match timeout(limits.header_timeout, tls.0.accept(stream)).await {
+                Ok(Ok(stream)) => self.answer(stream, &limits).await,
+                Ok(Err(error)) => tracing::debug!("TLS: {error}"),
+                Err(_) => tracing::debug!("TLS: the handshake takes too long"),
+            },
+        }
+    }
+
+    /// Answers the requests of one connection, one after another.
+    async fn answer<I>(self, io: I, limits: &ConnectionLimits)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let activity = Arc::new(Activity::default());
+        let io = TimedIo::new(
+            io,
+            Arc::clone(&activity),
+            limits.header_timeout,
+            limits.write_timeout,
+        );
+        let routes = self.routes;
+        let service = service_fn(move |request| answer_one(&routes, &activity, request));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // hyper's clock runs while a connection is idle; the time of a
+            // head is TimedIo's.
+            .header_read_timeout(limits.idle_timeout)
+            .max_buf_size(limits.header_bytes)
+            .serve_connection(TokioIo::new(io), service);
+        let mut draining = std::pin::pin!(self.open.state.lifecycle().reached(Phase::Draining));
+        let mut told = false;
+        let result = std::future::poll_fn(|cx| {
+            if !told && draining.as_mut().poll(cx).is_ready() {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            connection.poll_without_shutdown(cx)
+        })
+        .await;
+        match result {
+            Ok(()) => linger(connection.into_parts().io.into_inner()).await,
+            Err(error) => tracing::debug!("a connection ended: {error}"),
+        }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+fn answer_one(routes: &Router, activity: &Arc<Activity>, request: Request<Incoming>) -> Answer {
+    let answering = activity.answer();
+    let answer = routes.clone().oneshot(request);
+    Box::pin(async move { answer.await.map(|response| guarded(response, answering)) })
+}
+
+impl Guard for Answering {}
+
+/// Ends a connection so that the last answer reaches a client that is still
+/// sending.
+async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let rest = async {
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TOO_MANY;
+
+    #[test]
+    fn the_refusal_is_a_whole_answer() {
+        let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.ends_with(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
+}

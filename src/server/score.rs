@@ -1,0 +1,95 @@
+//! `/api/score`: how likely the model finds texts.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::body::JsonBody;
+use super::error::{ApiError, ErrorBody};
+use super::generation::{check_id, encode, unless_cut};
+use super::values::{Text, Texts, Whole};
+use crate::engine::{Engine, EngineError};
+use crate::scoring::{TextScore, score_text, stride};
+
+/// What to score.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreRequest {
+    /// One text or several, of any length.
+    input: Texts,
+    /// Tokens that each window adds, where a text is longer than the context;
+    /// half the context unless given.
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    stride: Option<Whole>,
+}
+
+/// The scores of all texts, in their order.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ScoreResponse {
+    results: Vec<TextScore>,
+}
+
+/// Log probabilities and perplexity of texts.
+#[utoipa::path(
+    post,
+    path = "/api/score",
+    tag = "native",
+    request_body = ScoreRequest,
+    responses(
+        (status = 200, body = ScoreResponse),
+        (status = "default", description = "An error", body = ErrorBody),
+    ),
+)]
+pub async fn score(
+    State(state): State<AppState>,
+    JsonBody(request): JsonBody<ScoreRequest>,
+) -> Result<Json<ScoreResponse>, ApiError> {
+    let engine = state.engine()?;
+    let stride = stride(request.stride.map(|s| s.0), engine.config().n_positions)?;
+    let Texts(texts) = request.input;
+    let most = state.config().limits.prompts;
+    if texts.len() > most {
+        let message = format!("`input`: {} texts, at most {most}", texts.len());
+        return Err(ApiError::field("input", message));
+    }
+    let work = score_all(&state, &engine, texts, stride);
+    let results = unless_cut(&state, work).await;
+    results
+        .map(|results| Json(ScoreResponse { results }))
+        .map_err(|error| error.about_input("input"))
+}
+
+/// All texts are encoded before the first is scored, so that what is wrong
+/// with one is said at once.
+async fn score_all(
+    state: &AppState,
+    engine: &Engine,
+    texts: Vec<Text>,
+    stride: usize,
+) -> Result<Vec<TextScore>, ApiError> {
+    let mut encoded = Vec::with_capacity(texts.len());
+    for text in texts {
+        encoded.push(match text {
+            Text::Ids(ids) => ids,
+            Text::Plain(text) => {
+                state.log_prompt(&text);
+                encode(engine.tokenizer()?, text).await?
+            }
+        });
+    }
+    for ids in &encoded {
+        if ids.is_empty() {
+            return Err(EngineError::NothingToScore.into());
+        }
+        for &id in ids {
+            check_id(engine, "input", id)?;
+        }
+    }
+    let mut results = Vec::with_capacity(encoded.len());
+    for ids in encoded {
+        results.push(score_text(engine, &ids, stride).await?);
+    }
+    Ok(results)
+}
