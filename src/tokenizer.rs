@@ -48,6 +48,10 @@ pub enum TokenizerError {
 /// the regular expression fails and ids would be silently wrong.
 const MAX_REPEATS: usize = 100_000;
 
+/// Ids are places in a table, so a file with one wild id would ask for all
+/// memory. No vocabulary comes near this.
+const MAX_ID: u32 = 1 << 24;
+
 const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// A tokenizer; cloning shares it.
@@ -81,10 +85,16 @@ impl Tokenizer {
                 reason: e.to_string(),
             }
         };
+        let name = match files {
+            TokenizerFiles::Json(source) => source.name(),
+            TokenizerFiles::VocabMerges { vocab, .. } => vocab.display().to_string(),
+            TokenizerFiles::Missing => String::new(),
+        };
         let tokenizer = match files {
             TokenizerFiles::Missing => return Err(TokenizerError::Missing),
-            TokenizerFiles::Json(source) => tokenizers::Tokenizer::from_bytes(source.read()?)
-                .map_err(malformed(source.name()))?,
+            TokenizerFiles::Json(source) => {
+                parse(&source.read()?).map_err(malformed(source.name()))?
+            }
             TokenizerFiles::VocabMerges { vocab, merges } => {
                 // Read first, for the error that names the file.
                 Source::File(vocab.clone()).read()?;
@@ -96,7 +106,14 @@ impl Tokenizer {
                 byte_level(model).map_err(malformed(vocab.into_owned()))?
             }
         };
-        Ok(Self::new(tokenizer))
+        let largest = tokenizer.get_vocab(true).into_values().max();
+        match largest.filter(|&id| id >= MAX_ID) {
+            Some(id) => {
+                let reason = format!("token id {id} is not below {MAX_ID}");
+                Err(TokenizerError::Malformed { file: name, reason })
+            }
+            None => Ok(Self::new(tokenizer)),
+        }
     }
 
     fn new(mut tokenizer: tokenizers::Tokenizer) -> Self {
@@ -187,6 +204,12 @@ impl Tokenizer {
             emitted: String::new(),
         }
     }
+}
+
+/// Reads tokenizer.json. The library panics on some files that are malformed.
+fn parse(json: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
+    std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
+        .unwrap_or_else(|_| Err("the tokenizers library can't read it".into()))
 }
 
 fn library(error: tokenizers::Error) -> TokenizerError {

@@ -200,7 +200,11 @@ impl GenerateRequest {
         self.strategy.as_deref().unwrap_or("greedy")
     }
 
-    fn sampling(&self, limits: &RequestLimits) -> Result<SamplingParams, ApiError> {
+    /// What the sampler is to do.
+    ///
+    /// # Errors
+    /// 400 for the first field out of range.
+    pub fn sampling(&self, limits: &RequestLimits) -> Result<SamplingParams, ApiError> {
         let name = self.strategy();
         let strategy = Strategy::from_name(name).ok_or_else(|| {
             let expected = "expected \"greedy\", \"top-k\" or \"top-p\"";

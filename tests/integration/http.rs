@@ -1,97 +1,12 @@
-//! The HTTP API over real sockets, with the demo model.
+//! The native HTTP API over real sockets, with the demo model.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use gpt2_engine::engine::Engine;
-use gpt2_engine::server::{AppState, serve};
+use gpt2_engine::server::AppState;
 use serde_json::{Value, json};
 
-/// A server on a port of the system's choice.
-fn start(state: AppState) -> SocketAddr {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            sender.send(listener.local_addr().unwrap()).unwrap();
-            serve(listener, state, std::future::pending())
-                .await
-                .unwrap();
-        });
-    });
-    receiver.recv().unwrap()
-}
-
-/// The server that most tests share.
-fn server() -> SocketAddr {
-    static SERVER: OnceLock<SocketAddr> = OnceLock::new();
-    *SERVER.get_or_init(|| {
-        let state = AppState::loading("demo");
-        state.set_engine(Engine::builder().build().unwrap());
-        start(state)
-    })
-}
-
-fn send(to: SocketAddr, head: &str, body: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(to).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    let length = body.len();
-    let head =
-        format!("{head}\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
-    // A refused body may be cut off while it is sent.
-    let _ = stream.write_all(body);
-    stream
-}
-
-fn answer(mut stream: TcpStream) -> (u16, String, String) {
-    let mut text = Vec::new();
-    let _ = stream.read_to_end(&mut text);
-    let text = String::from_utf8(text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head
-        .split(' ')
-        .nth(1)
-        .expect("a status line")
-        .parse()
-        .unwrap();
-    (status, head.to_ascii_lowercase(), body.to_owned())
-}
-
-const JSON: &str = "content-type: application/json";
-
-fn post(path: &str, body: &Value) -> (u16, Value) {
-    raw_post(path, body.to_string().as_bytes())
-}
-
-fn raw_post(path: &str, body: &[u8]) -> (u16, Value) {
-    let (status, _, body) = answer(send(
-        server(),
-        &format!("POST {path} HTTP/1.1\r\n{JSON}"),
-        body,
-    ));
-    (status, serde_json::from_str(&body).unwrap_or(Value::Null))
-}
-
-/// A stream's data lines, each with the time at which it came.
-fn stream(body: &Value) -> Vec<(Duration, String)> {
-    let started = Instant::now();
-    let head = format!("POST /api/stream HTTP/1.1\r\n{JSON}");
-    let stream = send(server(), &head, body.to_string().as_bytes());
-    BufReader::new(stream)
-        .lines()
-        .map_while(Result::ok)
-        .filter_map(|line| Some((started.elapsed(), line.strip_prefix("data: ")?.to_owned())))
-        .collect()
-}
+use crate::http_client::{JSON, answer, post, raw_post, send, server, start, stream};
 
 #[test]
 fn generate_answers_as_published() {

@@ -18,6 +18,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+pub use request::CompletionRequest;
 pub use template::{ChatTemplate, TemplateError};
 
 use super::AppState;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde_json::Value as Json;
 
 const NAME: &str = "chat template";
@@ -83,17 +83,14 @@ impl ChatTemplate {
     /// # Errors
     /// What the template finds wrong with the chat.
     pub fn render(&self, messages: &[(String, String)]) -> Result<String, TemplateError> {
-        let message = |(role, content): &(String, String)| {
-            let pairs = [("role", role), ("content", content)];
-            Value::from_iter(pairs.map(|(key, text)| (key, Value::from(text.as_str()))))
-        };
+        let message = |(role, content): &(String, String)| context! { role, content };
         let messages: Vec<Value> = messages.iter().map(message).collect();
-        let context = Value::from_iter([
-            ("messages", Value::from(messages)),
-            ("eos_token", Value::from(self.eos_token.as_str())),
-            ("bos_token", Value::from(self.bos_token.as_str())),
-            ("add_generation_prompt", Value::from(true)),
-        ]);
+        let context = context! {
+            messages,
+            eos_token => self.eos_token.as_str(),
+            bos_token => self.bos_token.as_str(),
+            add_generation_prompt => true,
+        };
         Ok(self.environment.get_template(NAME)?.render(context)?)
     }
 }

@@ -1,0 +1,202 @@
+//! The server process from its start to its end.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::http_client::{JSON, answer, events_of, send, status_of};
+
+/// A server process; ended on Drop.
+struct Served {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gpt2"))
+            .args(["serve", "--port", "0", "--log-format", "json"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| Some(line.split("http://").nth(1)?.split('"').next()?.to_owned()))
+            .expect("the server says where it listens")
+            .parse()
+            .unwrap();
+        // The rest of the log is read, so that the server never waits for it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let served = Self { child, address };
+        while answer(send(address, "GET /health HTTP/1.1", b"")).0 != 200 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        served
+    }
+
+    fn signal(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// The exit status, within `limit`.
+    fn exit(&mut self, limit: Duration) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begun.elapsed() < limit, "still there after {limit:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Streams that run, requests that wait, and bodies that are half sent.
+    fn load(&self) -> Load {
+        let long = json!({"prompt": "Once upon a time", "max_tokens": 250, "ignore_eos": true,
+            "n": 4, "stream": true})
+        .to_string();
+        let head = format!("POST /v1/completions HTTP/1.1\r\n{JSON}");
+        let mut streams: Vec<TcpStream> = (0..32)
+            .map(|_| send(self.address, &head, long.as_bytes()))
+            .collect();
+        // Each has begun.
+        for stream in &mut streams {
+            stream.peek(&mut [0]).unwrap();
+        }
+        let whole = json!({"prompt": "The", "max_tokens": 200, "ignore_eos": true}).to_string();
+        let waiting = (0..8)
+            .map(|_| send(self.address, &head, whole.as_bytes()))
+            .collect();
+        let half = (0..4).map(|_| {
+            let mut socket = TcpStream::connect(self.address).unwrap();
+            let request =
+                format!("{head}\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{{\"pro");
+            socket.write_all(request.as_bytes()).unwrap();
+            socket
+        });
+        let load = Load {
+            streams,
+            waiting,
+            half: half.collect(),
+        };
+        std::thread::sleep(Duration::from_millis(100));
+        load
+    }
+}
+
+struct Load {
+    streams: Vec<TcpStream>,
+    waiting: Vec<TcpStream>,
+    half: Vec<TcpStream>,
+}
+
+impl Load {
+    /// Checks that everyone heard an end. How many streams were cut short.
+    fn all_answered(self) -> usize {
+        let read = |mut socket: TcpStream| {
+            let mut text = String::new();
+            let _ = socket.read_to_string(&mut text);
+            text
+        };
+        let mut cut = 0;
+        for socket in self.streams {
+            let text = read(socket);
+            let events = events_of(&text);
+            assert_eq!(events.last().map(String::as_str), Some("[DONE]"), "{text}");
+            let end: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+            if end["error"].is_object() {
+                assert_eq!(end["error"]["code"], "shutting_down");
+                cut += 1;
+            } else {
+                assert_eq!(end["choices"][0]["finish_reason"], "length");
+            }
+        }
+        for socket in self.waiting {
+            let text = read(socket);
+            assert!([200, 503].contains(&status_of(&text)), "{text}");
+        }
+        for socket in self.half {
+            let text = read(socket);
+            assert_eq!(status_of(&text), 503, "{text}");
+            assert!(text.contains("shutting_down"), "{text}");
+        }
+        cut
+    }
+}
+
+#[test]
+fn sigterm_lets_what_runs_end() {
+    let mut served = Served::start(&["--max-running", "32", "--drain-timeout", "60"]);
+    let load = served.load();
+    served.signal();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(
+        TcpStream::connect(served.address).is_err(),
+        "new work is refused"
+    );
+    assert_eq!(load.all_answered(), 0);
+    assert_eq!(served.exit(Duration::from_secs(60)), Some(0));
+}
+
+#[test]
+fn sigterm_cuts_short_what_takes_too_long() {
+    let mut served = Served::start(&["--max-running", "32", "--drain-timeout", "0.1"]);
+    let load = served.load();
+    let begun = Instant::now();
+    served.signal();
+    assert!(load.all_answered() > 0);
+    assert_eq!(served.exit(Duration::from_secs(10)), Some(0));
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut served = Served::start(&["--max-running", "4", "--drain-timeout", "60"]);
+    let load = served.load();
+    served.signal();
+    std::thread::sleep(Duration::from_millis(50));
+    let begun = Instant::now();
+    served.signal();
+    assert_eq!(served.exit(Duration::from_secs(5)), Some(1));
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(load);
+}
+
+#[test]
+fn a_model_that_does_not_load_ends_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::write(dir.path().join(name), "{}").unwrap();
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_gpt2"))
+        .args(["serve", "--port", "0", "--model"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("error: "), "{said}");
+}
