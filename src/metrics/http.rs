@@ -21,6 +21,7 @@ pub struct HttpMetrics {
     cut_off: Family<Route, Counter>,
     in_flight: Gauge,
     connections: Gauge,
+    tasks: Gauge,
     refused_connections: Counter,
     panics: Counter,
 }
@@ -48,6 +49,7 @@ impl HttpMetrics {
             cut_off: Family::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
+            tasks: Gauge::default(),
             refused_connections: Counter::default(),
             panics: Counter::default(),
         };
@@ -75,12 +77,19 @@ impl HttpMetrics {
             self.in_flight.clone(),
         );
         r.register("connections", "Open connections", self.connections.clone());
+        r.register("tasks", "Tasks that are alive", self.tasks.clone());
         r.register(
             "refused_connections",
             "Connections beyond the limit",
             self.refused_connections.clone(),
         );
         r.register("panics", "Handlers that panicked", self.panics.clone());
+    }
+
+    /// Notes how many tasks are alive.
+    pub fn tasks(&self, alive: usize) -> &Self {
+        self.tasks.set(i64::try_from(alive).unwrap_or(i64::MAX));
+        self
     }
 
     /// All values as text, in the OpenMetrics format, without its last line.

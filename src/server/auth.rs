@@ -8,9 +8,10 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::AppState;
 use super::error::ApiError;
+use super::page;
 
-/// Routes that need no key.
-const PUBLIC: &[&str] = &["/", "/health", "/health/live"];
+/// Routes that need no key, beside those of the page.
+const PUBLIC: &[&str] = &["/health", "/health/live"];
 
 /// The keys that are accepted; without any, everyone is.
 #[derive(Clone, Default)]
@@ -59,7 +60,8 @@ pub async fn require_key(State(state): State<AppState>, request: Request, next: 
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    let public = route.is_some_and(|route| PUBLIC.contains(&route));
+    let public =
+        route.is_some_and(|route| PUBLIC.contains(&route) || page::ROUTES.contains(&route));
     if keys.is_open() || public {
         return next.run(request).await;
     }

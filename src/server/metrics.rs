@@ -4,6 +4,8 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
+use tokio::runtime::Handle;
+
 use super::AppState;
 use super::state::Readiness;
 
@@ -22,7 +24,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
     )),
 )]
 pub async fn metrics(State(state): State<AppState>) -> Response {
-    let mut text = state.metrics().encode();
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    let mut text = state.metrics().tasks(tasks).encode();
     if let Readiness::Ready(engine) = state.readiness() {
         text += &engine.metrics().encode();
     }

@@ -17,12 +17,14 @@ mod generation;
 mod guarded;
 mod health;
 mod host;
+mod inspect;
 mod lifecycle;
 mod listener;
 mod metrics;
 mod native;
 mod openai;
 mod openapi;
+mod page;
 mod score;
 mod sse;
 mod state;
@@ -50,12 +52,14 @@ use error::ApiError;
 /// All routes.
 pub fn router(state: AppState) -> Router {
     let routes = Router::new()
+        .merge(page::routes())
         .route("/api/generate", post(native::generate))
         .route("/api/stream", post(native::stream_tokens))
         .route("/health", get(health::health))
         .route("/health/ready", get(health::ready))
         .route("/health/live", get(health::live))
         .route("/api/score", post(score::score))
+        .route("/api/inspect", post(inspect::inspect))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/tokenizer_info", get(tokens::info))

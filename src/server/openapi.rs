@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::openai::{chat, completions, models};
-use super::{health, metrics, native, score, tokens};
+use super::{health, inspect, metrics, native, score, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,6 +20,7 @@ use super::{health, metrics, native, score, tokens};
         native::generate,
         native::stream_tokens,
         score::score,
+        inspect::inspect,
         completions::complete,
         chat::complete,
         models::list,

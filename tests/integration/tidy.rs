@@ -71,8 +71,9 @@ const FLOORS: &[Floor] = &[
     Floor {
         name: "scoring",
         imports: &["engine", "tokenizer"],
-        banned: &["candle_core", "candle_nn", "axum", "clap", "anyhow"],
+        banned: &["candle_core", "candle_nn", "axum", "clap", "anyhow", "ureq"],
     },
+    // The only one that opens outgoing connections.
     Floor {
         name: "hub",
         imports: &["model"],
@@ -88,7 +89,7 @@ const FLOORS: &[Floor] = &[
     Floor {
         name: "server",
         imports: &["scoring", "engine", "tokenizer", "model", "metrics"],
-        banned: &["candle_core", "candle_nn", "clap", "anyhow"],
+        banned: &["candle_core", "candle_nn", "clap", "anyhow", "ureq"],
     },
     Floor {
         name: "cli",
@@ -101,7 +102,7 @@ const FLOORS: &[Floor] = &[
             "model",
             "kernels",
         ],
-        banned: &["axum"],
+        banned: &["axum", "ureq"],
     },
     Floor {
         name: "main",
