@@ -492,5 +492,5 @@ fn the_document_describes_every_route() {
             assert!(post["requestBody"].is_object(), "{path}");
         }
     }
-    assert_eq!(paths.len(), 14, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 15, "{:?}", paths.keys());
 }
