@@ -114,8 +114,8 @@ function headsGrid({ layers: all, heads }) {
   const button = (layer, head) => pictureButton(headName(layer, head), "strip", () => chooseHead(layer, head));
   const rows = all.map((layer) => element("div", { class: "layer" },
     element("span", { class: "name" }, `layer ${layer}`), ...heads.map((head) => button(layer, head))));
-  const names = heads.map((head) => element("span", {}, `head ${head}`));
-  const top = element("div", { class: "layer", "aria-hidden": "true" }, element("span"), ...names);
+  const names = heads.map((head) => element("span", { class: "number" }, String(head)));
+  const top = element("div", { class: "layer", "aria-hidden": "true" }, element("span", {}, "head"), ...names);
   const grid = element("div", { class: "heads", role: "group", "aria-label": "Heads" }, top, ...rows);
   grid.style.setProperty("--heads", heads.length);
   roveWithArrows(grid, { columns: () => heads.length });

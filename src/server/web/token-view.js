@@ -15,17 +15,17 @@ export class TokenView {
     roveWithArrows(place);
   }
 
-  /** Shows these tokens; true if they are others than before, or have changed. */
+  /** Shows these tokens; true if they are others than before, not only more. */
   show(tokens) {
-    if (tokens !== this.#tokens) this.#place.replaceChildren();
-    const fresh = tokens !== this.#tokens;
+    const areOthers = tokens !== this.#tokens;
+    if (areOthers) this.#place.replaceChildren();
     this.#tokens = tokens;
-    const spans = tokens.slice(this.spans.length).map((token, i) => this.#spanOf(token, this.spans.length + i));
-    this.#place.append(...spans);
-    return fresh;
+    const shown = this.spans.length;
+    this.#place.append(...tokens.slice(shown).map((token, i) => this.#spanOf(token, shown + i)));
+    return areOthers;
   }
 
-  /** One element a token, in their order. */
+  /** One element for each token, in their order. */
   get spans() {
     return [...this.#place.querySelectorAll(".token")];
   }
