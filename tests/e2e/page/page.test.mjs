@@ -44,7 +44,7 @@ test("files come with their types, tags and a strict policy", async () => {
   for (const [path, type] of [["/", "text/html"], ["/web/main.js", "text/javascript"], ["/web/base.css", "text/css"], ["/web/icon.svg", "image/svg+xml"]]) {
     const answer = await fetch(server.url + path);
     assert.equal(answer.status, 200, path);
-    assert.match(answer.headers.get("content-type"), new RegExp(`^${type}`));
+    assert.ok(answer.headers.get("content-type").startsWith(type), path);
     const policy = answer.headers.get("content-security-policy");
     assert.match(policy, /default-src 'none'/);
     assert.doesNotMatch(policy, /unsafe|\*|data:|https?:/);
