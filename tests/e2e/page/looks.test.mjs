@@ -41,7 +41,7 @@ for (const [screen, options] of Object.entries(SCREENS)) {
       await view(page, name);
       await page.locator(first).first().waitFor();
       if (name === "Probabilities") await page.locator("#tinted .rare").nth(3).focus();
-      if (name === "Inside") await page.locator("#looked .token").nth(30).click();
+      if (name === "Inside") await lookAround(page);
       await page.waitForTimeout(300);
       await page.screenshot({ path: `${PICTURES}${name.toLowerCase()}-${screen}.png`, fullPage: true });
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
@@ -77,6 +77,15 @@ test("the check for accessibility can fail", async () => {
   assert.deepEqual(await violations(page), ["critical button-name: #theme"]);
   await context.close();
 });
+
+/** Chooses a token, and a head that looks far back from it. */
+async function lookAround(page) {
+  const token = page.locator("#looked .token").nth(30);
+  await token.click();
+  await page.locator("#inside-heads .hint", { hasText: (await token.textContent()).trim() }).waitFor();
+  await page.locator(".strip").nth(10).click();
+  await page.getByRole("heading", { name: "Maps of layer 1" }).waitFor();
+}
 
 /** What axe finds serious or critical, as lines. */
 async function violations(page) {
