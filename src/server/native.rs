@@ -14,7 +14,7 @@ use super::body::JsonBody;
 use super::config::RequestLimits;
 use super::error::{ApiError, ErrorBody};
 use super::generation::{Part, Parts, encode_prompt, parts, stop_strings};
-use super::sse;
+use super::sse::{self, ServerSentEvent};
 use super::values::{Strings, Whole};
 use crate::engine::{
     FinishReason, Request, SamplingOptions, SamplingParams, Strategy, Usage as EngineUsage,
@@ -139,7 +139,7 @@ pub async fn generate(
         (status = 200, description = "Server-sent events: one for each token, \
             `{\"index\",\"token_id\",\"token\"}`; one with `\"done\":true`, `finish_reason`, \
             `generated_text` and `usage`, or one with `error`; then `[DONE]`",
-            content_type = "text/event-stream", body = String),
+            content_type = "text/event-stream", body = ServerSentEvent),
         (status = "default", description = "An error", body = ErrorBody),
     ),
 )]

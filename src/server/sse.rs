@@ -7,9 +7,18 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The mark that ends a stream.
 pub const DONE: &str = "data: [DONE]\n\n";
+
+/// An event, as the OpenAPI document describes one.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub struct ServerSentEvent {
+    /// JSON, or `[DONE]`.
+    data: String,
+}
 
 /// One event. JSON escapes line breaks, so the text cannot end the line.
 pub fn data(value: &impl Serialize) -> String {

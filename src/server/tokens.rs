@@ -31,19 +31,19 @@ pub struct TokenizeRequest {
     with_pieces: Option<bool>,
     /// Ignored.
     #[serde(rename = "model")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _model: Option<IgnoredAny>,
     /// GPT-2 adds none.
     #[serde(rename = "add_special_tokens")]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _add_special_tokens: Option<IgnoredAny>,
     /// GPT-2 adds none.
     #[serde(rename = "add_special")]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _add_special: Option<IgnoredAny>,
     /// They always are.
     #[serde(rename = "parse_special")]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _parse_special: Option<IgnoredAny>,
 }
 
@@ -53,10 +53,8 @@ pub struct TokenizeRequest {
 pub enum TokenizeResponse {
     /// For `prompt`.
     Counted(CountedTokens),
-    /// For `content`, with pieces.
-    Pieces { tokens: Vec<TokenPiece> },
     /// For `content`.
-    Plain { tokens: Vec<u32> },
+    Listed(ListedTokens),
     /// For `inputs`.
     Spans(Vec<TokenSpan>),
 }
@@ -71,7 +69,22 @@ pub struct CountedTokens {
     token_strs: Option<Vec<String>>,
 }
 
-/// A token as llama.cpp returns it.
+/// Tokens as llama.cpp returns them.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListedTokens {
+    tokens: Vec<ListedToken>,
+}
+
+/// An id, with the token's text if that was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum ListedToken {
+    Id(u32),
+    Piece(TokenPiece),
+}
+
+/// A token with its text.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenPiece {
     id: u32,
@@ -135,16 +148,18 @@ pub async fn tokenize(
         })
     } else if spans {
         TokenizeResponse::Spans(token_spans(tokenizer, &tokens))
-    } else if request.with_pieces == Some(true) {
-        let piece = |&id| TokenPiece {
-            id,
-            piece: piece(tokenizer, id),
-        };
-        TokenizeResponse::Pieces {
-            tokens: tokens.iter().map(piece).collect(),
-        }
     } else {
-        TokenizeResponse::Plain { tokens }
+        let with_pieces = request.with_pieces == Some(true);
+        let listed = |id| match with_pieces {
+            true => ListedToken::Piece(TokenPiece {
+                id,
+                piece: piece(tokenizer, id),
+            }),
+            false => ListedToken::Id(id),
+        };
+        TokenizeResponse::Listed(ListedTokens {
+            tokens: tokens.into_iter().map(listed).collect(),
+        })
     }))
 }
 
@@ -181,7 +196,7 @@ pub struct DetokenizeRequest {
     tokens: Vec<u32>,
     /// Ignored.
     #[serde(rename = "model")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _model: Option<IgnoredAny>,
 }
 

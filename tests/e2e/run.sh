@@ -131,6 +131,16 @@ matches "/api/stream" "$stream" '^data: ?\{"index":0,"token_id":[0-9]+,"token":"
 [ "$(grep -c '"index"' <<<"$stream")" -eq 4 ] || fail "/api/stream: not four tokens" "$stream"
 shows api_stream "$stream"
 
+json=$(post /v1/completions '{"model": "demo", "prompt": "Once upon a time", "max_tokens": 5, "temperature": 0, "logprobs": 1}')
+matches "/v1/completions" "$json" '"object": ?"text_completion"' '"text": ?", there was' '"finish_reason": ?"length"' \
+    '"token_logprobs": ?\[-' '"total_tokens": ?9'
+# The id and the time are new each time.
+shows completion "$(sed -E 's/"id":"cmpl-[0-9a-f]+"/"id":"cmpl-…"/; s/"created":[0-9]+/"created":…/' <<<"$json")"
+
+json=$(post /api/score '{"input": ["The cat"]}')
+matches "/api/score" "$json" '"results": ?\[' '"logprob": ?null' '"perplexity": ?[0-9]'
+shows api_score "$json"
+
 bad='{"prompt": "Once upon a time", "max_tokens": 0}'
 json=$(post /api/generate "$bad")
 matches "a bad request" "$json" '"error": ?\{' '"message": ?"' '"param": ?"max_tokens"'

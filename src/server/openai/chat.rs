@@ -17,7 +17,7 @@ use crate::server::AppState;
 use crate::server::body::JsonBody;
 use crate::server::error::{ApiError, ErrorBody};
 use crate::server::generation::Part;
-use crate::server::sse;
+use crate::server::sse::{self, ServerSentEvent};
 use crate::server::state::unix_time;
 use crate::server::trace::RequestId;
 pub use request::ChatRequest;
@@ -74,7 +74,7 @@ pub struct ChatMessage {
         (status = 200, description = "The answers; with `stream`, server-sent events of the same \
             form, then `[DONE]`", content(
                 (ChatCompletion = "application/json"),
-                (String = "text/event-stream"),
+                (ServerSentEvent = "text/event-stream"),
         )),
         (status = "default", description = "An error", body = ErrorBody),
     ),

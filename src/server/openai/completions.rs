@@ -19,6 +19,7 @@ use crate::engine::{Engine, Events, FinishReason, Request, TokenScore};
 use crate::server::AppState;
 use crate::server::body::JsonBody;
 use crate::server::error::{ApiError, ErrorBody};
+use crate::server::sse::ServerSentEvent;
 use crate::server::state::unix_time;
 use crate::server::trace::{RequestId, Timing};
 
@@ -88,7 +89,7 @@ impl Head {
         (status = 200, description = "The completions; with `stream`, server-sent events of the \
             same form, then `[DONE]`", content(
                 (Completion = "application/json"),
-                (String = "text/event-stream"),
+                (ServerSentEvent = "text/event-stream"),
         )),
         (status = "default", description = "An error", body = ErrorBody),
     ),

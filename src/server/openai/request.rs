@@ -104,19 +104,19 @@ pub struct CompletionRequest {
 
     /// Ignored.
     #[serde(rename = "user")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _user: Option<IgnoredAny>,
     /// Ignored.
     #[serde(rename = "metadata")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _metadata: Option<IgnoredAny>,
     /// Ignored.
     #[serde(rename = "store")]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _store: Option<IgnoredAny>,
     /// Ignored.
     #[serde(rename = "service_tier")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _service_tier: Option<IgnoredAny>,
 }
 

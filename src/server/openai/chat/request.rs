@@ -85,19 +85,19 @@ pub struct ChatRequest {
 
     /// Ignored.
     #[serde(rename = "user")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _user: Option<IgnoredAny>,
     /// Ignored.
     #[serde(rename = "metadata")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _metadata: Option<IgnoredAny>,
     /// Ignored.
     #[serde(rename = "store")]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _store: Option<IgnoredAny>,
     /// Ignored.
     #[serde(rename = "service_tier")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _service_tier: Option<IgnoredAny>,
 }
 
@@ -109,7 +109,7 @@ pub struct Message {
     content: Content,
     /// Ignored.
     #[serde(rename = "name")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     _name: Option<IgnoredAny>,
 }
 
