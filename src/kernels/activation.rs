@@ -104,27 +104,11 @@ fn tanh(x: f32) -> f32 {
     ((1.0 - e) / (1.0 + e)).copysign(x)
 }
 
-/// eˣ to about one unit in the last place: x = n·ln 2 + r, a polynomial in r
-/// (Cephes' `expf` coefficients), and 2ⁿ put into the exponent bits. Below
-/// −87.3 it is 0, above 88.7 infinite.
+/// eˣ to about one unit in the last place. Below −87.3 it is 0, above 88.7
+/// infinite.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    /// Adding it leaves the nearest integer in the low mantissa bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = x.clamp(-87.3, 88.7);
-    let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
-    let n = rounded - ROUND;
-    let exponent = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, clamped));
-    let mut p = 1.987_569_1e-4f32;
-    p = p.mul_add(r, 1.398_2e-3);
-    p = p.mul_add(r, 8.333_452e-3);
-    p = p.mul_add(r, 4.166_579_6e-2);
-    p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 0.5);
-    p = p.mul_add(r * r, r) + 1.0;
+    let (p, exponent) = mantissa(x.clamp(-87.3, 88.7));
     // Two halves of the power, because 2^128 itself is not a float.
     let half = exponent >> 1;
     let rest = exponent.wrapping_sub(half);
@@ -138,6 +122,38 @@ pub(super) fn exp(x: f32) -> f32 {
     }
 }
 
+/// [`exp`] of what isn't above 0.
+#[inline(always)]
+pub(super) fn exp_negative(x: f32) -> f32 {
+    const LOWEST: f32 = -87.3;
+    // Not `max`, which would lose a NaN.
+    let (p, exponent) = mantissa(if x < LOWEST { LOWEST } else { x });
+    let value = p * power_of_two(exponent);
+    if x < LOWEST { 0.0 } else { value }
+}
+
+/// p and n of eˣ = p·2ⁿ: x = n·ln 2 + r, and a polynomial in r (Cephes' `expf`
+/// coefficients).
+#[inline(always)]
+fn mantissa(x: f32) -> (f32, i32) {
+    /// Adding it leaves the nearest integer in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let exponent = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let mut p = 1.987_569_1e-4f32;
+    p = p.mul_add(r, 1.398_2e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 0.5);
+    (p.mul_add(r * r, r) + 1.0, exponent)
+}
+
+/// 2ⁿ, put into the exponent bits.
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) << 23) as u32)
@@ -210,6 +226,10 @@ mod tests {
     #[test]
     fn exp_at_its_ends() {
         assert_eq!(exp(0.0), 1.0);
+        for x in [-0.0, -1e-3, -0.5, -20.0, -87.2, -88.0, f32::NEG_INFINITY] {
+            assert_eq!(exp_negative(x), exp(x), "{x}");
+        }
+        assert!(exp(f32::NAN).is_nan() && exp_negative(f32::NAN).is_nan());
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(1000.0), f32::INFINITY);
         assert!((exp(88.0) / 88.0f32.exp() - 1.0).abs() < 1e-6);

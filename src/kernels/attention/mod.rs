@@ -10,7 +10,7 @@ mod cache;
 mod weights;
 
 use super::SharedMut;
-use super::activation::exp;
+use super::activation::exp_negative;
 use super::isa::{Isa, dispatch};
 use super::linear::{Ahead, PANEL, multiply_rows};
 use super::pool;
@@ -82,8 +82,16 @@ pub fn attention_with(isa: Isa, layer: Attention<'_>, out: &mut [f32]) {
     assert_eq!(layer.qkv.len(), rows * 3 * width, "queries");
     assert_eq!(out.len(), rows * width, "outputs");
     let out = SharedMut(out.as_mut_ptr());
-    pool::run(layer.pieces.len() * layer.heads.count, |task| {
-        let (piece, head) = (task / layer.heads.count, task % layer.heads.count);
+    let (pieces, heads) = (layer.pieces.len(), layer.heads.count);
+    pool::run(pieces * heads, |task| {
+        // Pieces of one sequence read the same keys and values: one head of
+        // them stays in the second cache, all heads would not. Sequences with
+        // a row each read their own, in the order in which they lie.
+        let (piece, head) = if rows > pieces {
+            (task % pieces, task / pieces)
+        } else {
+            (task / heads, task % heads)
+        };
         dispatch!(isa, piece_of(layer: Attention<'_>, piece: usize, head: usize, out: SharedMut));
     });
 }
@@ -168,29 +176,17 @@ impl Group<'_> {
         let mut online = [Online::START; R];
         let mut scores = [[0.0; BLOCK]; R];
         let blocks = &self.blocks[..(self.len + R - 1).div_ceil(BLOCK)];
+        let queries = (self.query(layer).as_ptr(), 3 * width);
         for i in 0..blocks.len() {
             let block = self.block(layer, blocks, i);
+            // How much of the block the first row sees; negative where it
+            // begins after that row's position.
+            let seen = self.len as isize - (i * BLOCK) as isize;
             // SAFETY: the set is the caller's promise.
             unsafe {
-                if self.len >= (i + 1) * BLOCK {
-                    let queries = (self.query(layer).as_ptr(), 3 * width);
-                    let shrinks =
-                        weigh_block::<V, R>(queries, block, scale, BLOCK, &mut scores, &mut online);
-                    add_values::<V, R>(&scores, shrinks, block, BLOCK, out);
-                    continue;
-                }
-                // Here the rows see different numbers of positions.
-                for r in 0..R {
-                    let count = (self.len + r).saturating_sub(i * BLOCK).min(BLOCK);
-                    if count > 0 {
-                        let queries = (self.query(layer).as_ptr().add(r * 3 * width), 0);
-                        let scores = std::array::from_mut(&mut scores[r]);
-                        let online = std::array::from_mut(&mut online[r]);
-                        let shrinks =
-                            weigh_block::<V, 1>(queries, block, scale, count, scores, online);
-                        add_values::<V, 1>(scores, shrinks, block, count, |_| out(r));
-                    }
-                }
+                let shrinks =
+                    weigh_block::<V, R>(queries, block, (scale, seen), &mut scores, &mut online);
+                add_values::<V, R>(&scores, shrinks, block, seen, out);
             }
         }
         for (r, online) in online.iter().enumerate() {
@@ -221,8 +217,9 @@ impl Group<'_> {
 }
 
 /// Scores of `R` queries with all keys of a block, then their weights relative
-/// to the highest score so far, those from `count` on 0. Returns what the sums
-/// of the blocks before are to be multiplied by.
+/// to the highest score so far, of which the first row has `seen` and each
+/// further row one more. Returns what the sums of the blocks before are to be
+/// multiplied by.
 ///
 /// # Safety
 /// The set of `V` must be there; `queries` is the first query and the distance
@@ -231,8 +228,7 @@ impl Group<'_> {
 unsafe fn weigh_block<V: Vector, const R: usize>(
     queries: (*const f32, usize),
     block: HeadBlock<'_>,
-    scale: f32,
-    count: usize,
+    (scale, seen): (f32, isize),
     scores: &mut [[f32; BLOCK]; R],
     online: &mut [Online; R],
 ) -> [f32; R] {
@@ -252,28 +248,34 @@ unsafe fn weigh_block<V: Vector, const R: usize>(
             store_two(sum, scores);
         }
     }
-    let mut shrinks = [0.0; R];
+    let mut shrinks = [1.0; R];
     for r in 0..R {
-        shrinks[r] = weigh(&mut scores[r], scale, count, &mut online[r]);
+        let seen = seen + r as isize;
+        if seen > 0 {
+            shrinks[r] = weigh(&mut scores[r], scale, seen as usize, &mut online[r]);
+        }
     }
     shrinks
 }
 
-/// Adds the first `count` values of a block, weighted, to the outputs, which
-/// are shrunk first.
+/// Adds the values of a block, weighted, to the outputs, which are shrunk
+/// first: `seen` of them to the first row, and one more to each further row.
 ///
 /// # Safety
-/// The set of `V` must be there; `count` is at most [`BLOCK`].
+/// The set of `V` must be there.
 #[inline(always)]
 unsafe fn add_values<'a, V: Vector, const R: usize>(
     weights: &[[f32; BLOCK]; R],
     shrinks: [f32; R],
     block: HeadBlock<'_>,
-    count: usize,
+    seen: isize,
     out: impl Fn(usize) -> &'a mut [f32],
 ) {
     let panels = block.values.chunks(BLOCK * PANEL);
     let stride = size_of_val(block.keys) / panels.len() / BLOCK;
+    // What all rows see, and what the last one sees.
+    let all = seen.clamp(0, BLOCK as isize) as usize;
+    let some = (seen + R as isize - 1).clamp(0, BLOCK as isize) as usize;
     for (panel, values) in panels.enumerate() {
         let start = panel * PANEL;
         let ahead = Ahead {
@@ -281,7 +283,7 @@ unsafe fn add_values<'a, V: Vector, const R: usize>(
             stride,
         };
         // SAFETY: the set is the caller's promise; weights and panel have
-        // BLOCK steps, of which count are used.
+        // BLOCK steps.
         unsafe {
             let mut sums = [[V::splat(0.0); 2]; R];
             for (r, sum) in sums.iter_mut().enumerate() {
@@ -289,8 +291,19 @@ unsafe fn add_values<'a, V: Vector, const R: usize>(
                 let shrink = V::splat(shrinks[r]);
                 *sum = [before[0].mul(shrink), before[1].mul(shrink)];
             }
-            let (weights, values) = (weights.as_ptr().cast(), values.as_ptr().cast());
-            multiply_rows::<V, R>(weights, (BLOCK, 1), values, count, ahead, &mut sums);
+            let from: *const f32 = weights.as_ptr().cast();
+            let bytes = values.as_ptr().cast();
+            multiply_rows::<V, R>(from, (BLOCK, 1), bytes, all, ahead, &mut sums);
+            for i in all..some {
+                let values = load_two::<V>(&values[i * PANEL..]);
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    // A row that doesn't see it must not even add 0 of it.
+                    if (i as isize) < seen + r as isize {
+                        let weight = V::splat(weights[r][i]);
+                        *sum = [sum[0].fma(weight, values[0]), sum[1].fma(weight, values[1])];
+                    }
+                }
+            }
             for (r, sum) in sums.into_iter().enumerate() {
                 store_two(sum, &mut out(r)[start..]);
             }
@@ -301,20 +314,22 @@ unsafe fn add_values<'a, V: Vector, const R: usize>(
 /// Turns scores into weights relative to the highest score so far, and returns
 /// what the sums of the blocks before are to be multiplied by.
 #[inline(always)]
-fn weigh(scores: &mut [f32; BLOCK], scale: f32, count: usize, online: &mut Online) -> f32 {
+fn weigh(scores: &mut [f32; BLOCK], scale: f32, seen: usize, online: &mut Online) -> f32 {
     for score in scores.iter_mut() {
         *score *= scale;
     }
     // Beyond the row's own position: perhaps other sequences' keys.
-    scores[count..].fill(f32::NEG_INFINITY);
+    if seen < BLOCK {
+        scores[seen..].fill(f32::NEG_INFINITY);
+    }
     let mut lanes = [0.0; LANES];
     for (i, lane) in lanes.iter_mut().enumerate() {
         *lane = higher(scores[i], scores[i + LANES]);
     }
     let highest = higher(online.highest, by_halves(lanes, higher));
-    let shrink = exp(online.highest - highest);
+    let shrink = exp_negative(online.highest - highest);
     for score in scores.iter_mut() {
-        *score = exp(*score - highest);
+        *score = exp_negative(*score - highest);
     }
     for (i, lane) in lanes.iter_mut().enumerate() {
         *lane = scores[i] + scores[i + LANES];

@@ -334,9 +334,7 @@ impl Tile {
             F::multiply::<V, R>(x.as_ptr(), w.as_ptr(), steps, ahead, &mut sums);
             for (r, sum) in sums.into_iter().enumerate() {
                 let y = out.slice((row + r) * layer.n + start, width);
-                let mut products = [0.0; PANEL];
-                store_two(sum, &mut products);
-                finish(&layer, start, &mut products, y);
+                finish(&layer, start, sum, y);
             }
         }
     }
@@ -356,34 +354,37 @@ fn ahead<F: Format>(w: &[u8], (g, groups): (usize, usize)) -> Ahead {
 }
 
 /// One row's products with a panel become outputs, the columns from `start` on.
+///
+/// # Safety
+/// The set of `V` must be there.
 #[inline(always)]
-fn finish(layer: &Linear<'_>, start: usize, products: &mut [f32; PANEL], y: &mut [f32]) {
-    // The usual width as a constant: compilers unroll it.
-    match y.first_chunk_mut::<PANEL>() {
-        Some(whole) => finish_part(layer, start, products, whole),
-        None => finish_part(layer, start, &mut products[..y.len()], y),
-    }
-}
-
-#[inline(always)]
-fn finish_part(layer: &Linear<'_>, start: usize, products: &mut [f32], y: &mut [f32]) {
-    if let Some(bias) = layer.bias {
-        add(products, &bias[start..]);
-    }
-    match layer.then {
-        Then::Store => y.copy_from_slice(products),
-        Then::Activate(function) => {
-            activation::map(function, products);
-            y.copy_from_slice(products);
+unsafe fn finish<V: Vector>(layer: &Linear<'_>, start: usize, mut sum: [V; 2], y: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(bias) = layer.bias {
+            sum = add(sum, load_two(&bias[start..]));
         }
-        Then::Add => add(y, products),
+        if matches!(layer.then, Then::Add) {
+            sum = add(load_two(y), sum);
+        }
+        store_two(sum, y);
+    }
+    if let Then::Activate(function) = layer.then {
+        // The usual width as a constant: compilers unroll it.
+        match y.first_chunk_mut::<PANEL>() {
+            Some(whole) => activation::map(function, whole),
+            None => activation::map(function, y),
+        }
     }
 }
 
+/// # Safety
+/// The set of `V` must be there.
 #[inline(always)]
-fn add(to: &mut [f32], values: &[f32]) {
-    let values = &values[..to.len()];
-    for (to, v) in to.iter_mut().zip(values) {
-        *to += v;
+unsafe fn add<V: Vector>(a: [V; 2], b: [V; 2]) -> [V; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let one = V::splat(1.0);
+        [a[0].fma(b[0], one), a[1].fma(b[1], one)]
     }
 }
