@@ -38,8 +38,8 @@ impl Queue {
     }
 
     /// Places for prompts of these lengths: for all or, when one of them finds
-    /// the queue full, for none. A prompt that fits no queue is let into an
-    /// empty one.
+    /// the queue full, for none. Prompts that fit no queue are let into an
+    /// empty one: they would be refused forever.
     ///
     /// # Errors
     /// [`EngineError::Overloaded`].
@@ -48,7 +48,7 @@ impl Queue {
         self.with(|waiting| {
             let full = waiting.requests + prompts.len() > self.requests
                 || waiting.tokens + tokens > self.tokens;
-            let alone = waiting.requests == 0 && prompts.len() == 1;
+            let alone = waiting.requests == 0;
             if full && !alone {
                 return Err(EngineError::Overloaded {
                     requests: waiting.requests,
@@ -104,7 +104,9 @@ mod tests {
         drop(held);
         assert_eq!(queue.enter(&[1, 1, 98]).unwrap().len(), 3);
         // Larger than the queue: alone or not at all.
-        assert_eq!(queue.enter(&[200]).unwrap().len(), 1);
-        assert!(queue.enter(&[200, 1]).is_err());
+        let held = queue.enter(&[200, 1, 1, 1]).unwrap();
+        assert!(queue.enter(&[1]).is_err());
+        drop(held);
+        assert!(queue.enter(&[1]).is_ok());
     }
 }
