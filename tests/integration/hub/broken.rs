@@ -162,10 +162,11 @@ fn every_file_is_of_one_commit() {
     }
 }
 
-/// Starts a pull of `size` bytes at 4 MB/s, and ends it by `signal` when half
-/// is there.
+/// Starts a pull of `size` bytes, of which the last third stays out, and ends
+/// it by `signal` when half is there.
 fn interrupted(machine: &Machine, hub: &FakeHub, size: usize, signal: &str) -> Done {
-    hub.rule("GET", WEIGHTS, 1, Fault::Slowly(4_000_000));
+    let silence = Fault::StallAfter(size * 2 / 3, Duration::from_secs(10));
+    hub.rule("GET", WEIGHTS, 1, silence);
     let child = machine.start(&PULL);
     let name = format!("{}.incomplete", etag(hub, "model.safetensors"));
     let partial = machine.repo().join("blobs").join(name);
@@ -222,7 +223,7 @@ fn a_killed_download_goes_on_where_it_was() {
 fn two_processes_share_one_download() {
     let hub = FakeHub::of(noise(3_000_000));
     let machine = Machine::new(&hub);
-    hub.rule("GET", WEIGHTS, 9, Fault::Slowly(3_000_000));
+    hub.rule("GET", WEIGHTS, 9, Fault::Slowly(1_000_000));
     let both: Vec<Child> = (0..2).map(|_| machine.start(&PULL)).collect();
     let done: Vec<Done> = both
         .into_iter()
