@@ -19,7 +19,7 @@ pub const MAX_VALUES: usize = 8_000_000;
 /// A text to look at. All layers, heads and positions unless they are named.
 #[derive(Debug, Clone, Default)]
 pub struct InspectRequest {
-    /// Token ids, 1 to [`MAX_TOKENS`].
+    /// Token ids, 1 to 512.
     pub ids: Vec<u32>,
     /// Whether attention is recorded.
     pub attention: bool,

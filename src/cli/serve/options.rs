@@ -61,7 +61,7 @@ struct AccessArgs {
     /// only, one on another address to every host
     #[arg(long, value_name = "HOST")]
     allowed_host: Vec<String>,
-    /// Origin of pages that may call the server from a browser, such as https://example.org, or
+    /// Origin of pages that may call the server from a browser, such as `https://example.org`, or
     /// * for all; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
