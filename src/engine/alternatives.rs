@@ -16,10 +16,11 @@ impl Alternative {
     /// first, of equal ones the lower id first. `log_total` is the log of the
     /// sum of all exponentials.
     pub(super) fn most_likely(logits: &[f32], log_total: f32, count: usize) -> Vec<Self> {
-        let mut top: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
+        // Most requests ask for none.
         if count == 0 {
             return Vec::new();
         }
+        let mut top: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
         for (id, &logit) in logits.iter().enumerate() {
             let full = top.len() == count;
             if full && top.last().is_some_and(|&(_, lowest)| logit <= lowest) {

@@ -188,14 +188,9 @@ impl Engine {
         let tokens = request.ids.len();
         let (answer, receiver) = oneshot::channel();
         let inspecting = Inspecting::new(request, self.config(), answer)?;
-        let place = self.shared.queue.enter(&[tokens])?.pop();
         self.send(Command::Inspect {
             inspecting,
-            admission: Admission {
-                place: place.ok_or(EngineError::Stopped)?,
-                deadline: None,
-                submitted: Instant::now(),
-            },
+            admission: self.admit(tokens)?,
         })?;
         receiver.await.unwrap_or(Err(EngineError::Stopped))
     }
@@ -267,19 +262,26 @@ impl Engine {
             });
         }
         self.check_ids(&ids)?;
-        let place = self.shared.queue.enter(&[ids.len()])?.pop();
+        let admission = self.admit(ids.len())?;
         let (answer, receiver) = oneshot::channel();
         self.send(Command::Score {
             ids,
             alternatives: alternatives.min(MAX_LOGPROBS as usize),
             answer,
-            admission: Admission {
-                place: place.ok_or(EngineError::Stopped)?,
-                deadline: None,
-                submitted: Instant::now(),
-            },
+            admission,
         })?;
         Ok(receiver)
+    }
+
+    /// A place in the queue for one text without a deadline.
+    fn admit(&self, tokens: usize) -> Result<Admission, EngineError> {
+        let place = self.shared.queue.enter(&[tokens])?.pop();
+        Ok(Admission {
+            // One text, one place.
+            place: place.ok_or(EngineError::Stopped)?,
+            deadline: None,
+            submitted: Instant::now(),
+        })
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<(), EngineError> {

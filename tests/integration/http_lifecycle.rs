@@ -1,52 +1,16 @@
 //! The server process from its start to its end.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::http_client::{JSON, answer, events_of, send, status_of};
-
-/// A server process; ended on Drop.
-struct Served {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::http_client::{JSON, events_of, send, status_of};
+use crate::served::Served;
 
 impl Served {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gpt2"))
-            .args(["serve", "--port", "0", "--log-format", "json"])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.split("http://").nth(1)?.split('"').next()?.to_owned()))
-            .expect("the server says where it listens")
-            .parse()
-            .unwrap();
-        // The rest of the log is read, so that the server never waits for it.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let served = Self { child, address };
-        while answer(send(address, "GET /health HTTP/1.1", b"")).0 != 200 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        served
-    }
-
     fn signal(&self) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status();

@@ -18,6 +18,7 @@ mod hub;
 mod inspection;
 mod parity;
 mod scheduling;
+mod served;
 mod soak;
 mod speculation;
 mod tidy;

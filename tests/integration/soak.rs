@@ -5,14 +5,16 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::http_client::{answer, send};
+use crate::served::Served;
 
 const CLIENTS: usize = 16;
 /// What may remain of anonymous memory.
@@ -20,54 +22,13 @@ const MEMORY: u64 = 16 << 20;
 /// How long the server may take to notice that clients have gone.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The binary, serving the demo on a port of the system's choice.
-struct Server {
-    process: Child,
-    address: String,
-}
+/// The server under load.
+struct Server(Served);
 
 impl Server {
     fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_gpt2"))
-            .args(["serve", "--port", "0", "--kv-cache", "4096t"])
-            .args(["--max-running", "8"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| line.split("listening on http://").nth(1).map(str::to_owned))
-            .expect("an address in the log");
-        // Read on, so that the server never waits for its log.
-        std::thread::spawn(move || lines.for_each(drop));
-        let server = Self { process, address };
-        while !server.get("/health").starts_with("HTTP/1.1 200") {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        server
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        stream
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = self.connect();
-        let host = &self.address;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+        let arguments = ["--kv-cache", "4096t", "--max-running", "8"];
+        Self(Served::start(&arguments))
     }
 
     /// Sends a request and, in half of the cases, goes away at some point.
@@ -78,12 +39,15 @@ impl Server {
         let body = format!(
             r#"{{"prompt":"{prompt}","max_tokens":{tokens},"strategy":"top-k","seed":{seed}}}"#
         );
-        let (host, length) = (&self.address, body.len());
+        let (host, length) = (self.0.address, body.len());
         let request = format!(
             "POST /api/stream HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
              content-length: {length}\r\nconnection: close\r\n\r\n{body}"
         );
-        let mut stream = self.connect();
+        let mut stream = TcpStream::connect(host).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
         if rng.random_bool(0.15) {
             // Gone in the head or the body.
             let part = rng.random_range(0..request.len());
@@ -122,13 +86,13 @@ impl Server {
     }
 
     fn state(&self) -> State {
-        let metrics = self.get("/metrics");
+        let (_, _, metrics) = answer(send(self.0.address, "GET /metrics HTTP/1.1", b""));
         let value = |name: &str| -> u64 {
             let line = metrics.lines().find_map(|line| line.strip_prefix(name));
             let value = line.unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
             value.trim().parse().unwrap()
         };
-        let of_process = |file| format!("/proc/{}/{file}", self.process.id());
+        let of_process = |file| format!("/proc/{}/{file}", self.0.child.id());
         let status = fs::read_to_string(of_process("status")).unwrap();
         let anonymous = status
             .lines()
@@ -161,13 +125,6 @@ impl Server {
             assert!(started.elapsed() < SETTLE, "still busy: {state}");
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -191,6 +191,12 @@ impl FakeHub {
         self.state.rules.lock().unwrap().push(rule);
     }
 
+    /// Says once that the weights have this many bytes, whatever they have.
+    pub fn announce(&self, bytes: &str) {
+        let header = Fault::Header("X-Linked-Size", bytes.to_owned());
+        self.rule("HEAD", "/model.safetensors", 1, header);
+    }
+
     /// The requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()

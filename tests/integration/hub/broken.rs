@@ -113,13 +113,7 @@ fn a_server_without_ranges_begins_anew() {
 fn what_is_longer_than_announced_is_refused() {
     let hub = FakeHub::of(demo());
     let machine = Machine::new(&hub);
-    let size = "1000".to_owned();
-    hub.rule(
-        "HEAD",
-        "/model.safetensors",
-        1,
-        Fault::Header("X-Linked-Size", size),
-    );
+    hub.announce("1000");
     machine
         .run(&PULL)
         .failed(&["model.safetensors", "4448800 bytes, expected 1000"]);

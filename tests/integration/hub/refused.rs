@@ -132,13 +132,7 @@ fn a_server_that_stays_busy_is_given_up() {
 fn too_little_room_is_seen_before_anything_comes() {
     let hub = FakeHub::of(demo());
     let machine = Machine::new(&hub);
-    let size = "1000000000000000".to_owned();
-    hub.rule(
-        "HEAD",
-        "/model.safetensors",
-        1,
-        Fault::Header("X-Linked-Size", size),
-    );
+    hub.announce("1000000000000000");
     machine
         .run(&PULL)
         .failed(&["not enough room", "1000000000", "free"]);
