@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gpt2_engine::kernels::activation::{self, Function};
 use gpt2_engine::kernels::attention::{
-    Attention, BLOCK, Cache, Heads, PIECE_ROWS, Piece, attention, write_cache,
+    Attention, BLOCK, Cache, CacheFormat, Heads, PIECE_ROWS, Piece, attention, write_cache,
 };
 use gpt2_engine::kernels::linear::{
     Linear, PANEL, Precision, Then, aligned_start, linear, pack_panel, packed_len,
@@ -32,7 +32,13 @@ fn main() {
             linears(precision, &name);
         }
     }
-    attentions(&wanted);
+    for format in [
+        CacheFormat::F32,
+        CacheFormat::Bf16,
+        CacheFormat::Bf16Products,
+    ] {
+        attentions(format, &wanted);
+    }
     if wanted("rows") {
         rows();
     }
@@ -132,7 +138,7 @@ fn peak(precision: Precision) -> f64 {
     2.0 * (threads as u64 * limits::multiply_add(precision, ROUNDS)) as f64 / time
 }
 
-fn attentions(wanted: &dyn Fn(&str) -> bool) {
+fn attentions(format: CacheFormat, wanted: &dyn Fn(&str) -> bool) {
     let heads = Heads {
         count: 12,
         dim: 64,
@@ -146,7 +152,7 @@ fn attentions(wanted: &dyn Fn(&str) -> bool) {
         (1, 991, 1),
         (32, 95, 1),
     ] {
-        let name = format!("attention {sequences:>2} x {new:<3} after {past:<4}");
+        let name = format!("attention {format:?} {sequences:>2} x {new:<3} after {past:<4}");
         if !wanted(&name) {
             continue;
         }
@@ -158,8 +164,8 @@ fn attentions(wanted: &dyn Fn(&str) -> bool) {
                     .collect()
             })
             .collect();
-        let mut keys = noise(sequences * per_sequence * heads.key_block());
-        let mut values = noise(sequences * per_sequence * heads.value_block());
+        let mut keys = vec![0; sequences * per_sequence * heads.key_block(format)];
+        let mut values = vec![0; sequences * per_sequence * heads.value_block(format)];
         let rows = sequences * new;
         let qkv = noise(rows * 3 * 768);
         let pieces: Vec<Piece<'_>> = (0..sequences)
@@ -172,13 +178,14 @@ fn attentions(wanted: &dyn Fn(&str) -> bool) {
             })
             .collect();
         let write = seconds(|| {
-            write_cache(Cache::Keys, &qkv, &pieces, heads, &mut keys);
-            write_cache(Cache::Values, &qkv, &pieces, heads, &mut values);
+            write_cache(Cache::Keys, format, &qkv, &pieces, heads, &mut keys);
+            write_cache(Cache::Values, format, &qkv, &pieces, heads, &mut values);
         });
         let mut out = vec![0.0; rows * 768];
         let time = seconds(|| {
             let layer = Attention {
                 qkv: &qkv,
+                format,
                 keys: &keys,
                 values: &values,
                 pieces: &pieces,
@@ -188,7 +195,7 @@ fn attentions(wanted: &dyn Fn(&str) -> bool) {
         });
         let pairs: usize = (0..new).map(|i| past + i + 1).sum::<usize>() * sequences;
         println!(
-            "{name} {:>9.1} µs {:>6.1} GFLOP/s, cache written in {:.1} µs",
+            "{name:<42} {:>9.1} µs {:>6.1} GFLOP/s, cache written in {:.1} µs",
             time * 1e6,
             4.0 * (pairs * 768) as f64 / time / 1e9,
             write * 1e6

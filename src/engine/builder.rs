@@ -146,14 +146,15 @@ impl EngineBuilder {
             Err(error) => return Err(error.into()),
         };
         let config = model.config().clone();
+        let format = model.cache_format();
         let cache_tokens = self
             .cache
             .map_or_else(
-                || capacity::default_tokens(&config),
-                |size| size.tokens(&config),
+                || capacity::default_tokens(&config, format),
+                |size| size.tokens(&config, format),
             )
             .max(config.n_positions);
-        let cache = KvCache::new(&config, cache_tokens)?;
+        let cache = KvCache::new(&config, format, cache_tokens)?;
         let metrics = Arc::new(Metrics::new());
         let setup = Setup {
             limits: limits(&config, tokenizer.as_ref()),

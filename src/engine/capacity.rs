@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::model::{Config, KvCache};
+use crate::model::{CacheFormat, Config, KvCache};
 
 /// Room in the KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub enum CacheSize {
 
 impl CacheSize {
     /// Tokens, for a model of this shape.
-    pub(super) fn tokens(self, config: &Config) -> usize {
+    pub(super) fn tokens(self, config: &Config, format: CacheFormat) -> usize {
         match self {
             Self::Tokens(tokens) => tokens,
             Self::Bytes(bytes) => {
-                let block = KvCache::bytes_for(config, KvCache::BLOCK).max(1);
+                let block = KvCache::bytes_for(config, format, KvCache::BLOCK).max(1);
                 bytes / block * KvCache::BLOCK
             }
         }
@@ -38,8 +38,8 @@ const UNKNOWN: usize = 4 << 30;
 
 /// Tokens for which the cache has room unless set: a quarter of the memory
 /// that is free, at least one context, at most 64.
-pub fn default_tokens(config: &Config) -> usize {
-    let context = KvCache::bytes_for(config, config.n_positions).max(1);
+pub fn default_tokens(config: &Config, format: CacheFormat) -> usize {
+    let context = KvCache::bytes_for(config, format, config.n_positions).max(1);
     let contexts = free_memory() / SHARE / context;
     contexts.clamp(1, MOST_CONTEXTS) * config.n_positions
 }
@@ -79,7 +79,7 @@ mod tests {
     fn there_is_room_for_a_context_at_least() {
         let tiny = Config::from_json(br#"{"n_embd": 4, "n_head": 1, "n_layer": 1}"#, "test");
         let tiny = tiny.expect("a config");
-        let tokens = default_tokens(&tiny);
+        let tokens = default_tokens(&tiny, CacheFormat::F32);
         assert_eq!(tokens % tiny.n_positions, 0);
         assert!((1..=64).contains(&(tokens / tiny.n_positions)));
     }
@@ -88,9 +88,11 @@ mod tests {
     fn bytes_are_whole_blocks() {
         let json = br#"{"n_embd": 768, "n_head": 12, "n_layer": 12}"#;
         let config = Config::from_json(json, "test").expect("a config");
-        // 2 x 12 x 768 x 4 bytes per token.
-        assert_eq!(CacheSize::Bytes(72 << 20).tokens(&config), 1024);
-        assert_eq!(CacheSize::Bytes((72 << 20) - 1).tokens(&config), 992);
+        // 2 x 12 x 768 x 4 bytes per token in f32.
+        let tokens = |bytes, format| CacheSize::Bytes(bytes).tokens(&config, format);
+        assert_eq!(tokens(72 << 20, CacheFormat::F32), 1024);
+        assert_eq!(tokens((72 << 20) - 1, CacheFormat::F32), 992);
+        assert_eq!(tokens(72 << 20, CacheFormat::Bf16), 2048);
     }
 
     #[test]

@@ -25,21 +25,28 @@ pub mod vector;
 pub use isa::Isa;
 
 /// A mutable buffer whose disjoint parts several threads write.
-#[derive(Clone, Copy)]
-struct SharedMut(*mut f32);
+struct SharedMut<T = f32>(*mut T);
+
+impl<T> Clone for SharedMut<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SharedMut<T> {}
 
 // SAFETY: the kernels that use it give each thread its own part.
-unsafe impl Send for SharedMut {}
+unsafe impl<T: Send> Send for SharedMut<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedMut {}
+unsafe impl<T: Send> Sync for SharedMut<T> {}
 
-impl SharedMut {
+impl<T> SharedMut<T> {
     /// The value at `index`.
     ///
     /// # Safety
     /// It must be in the buffer, and no other thread may touch it.
     #[inline(always)]
-    unsafe fn at(self, index: usize) -> *mut f32 {
+    unsafe fn at(self, index: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(index) }
     }
@@ -50,7 +57,7 @@ impl SharedMut {
     /// They must be in the buffer, no other thread may touch them, and the
     /// caller must not hold them twice at a time.
     #[inline(always)]
-    unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
+    unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [T] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }

@@ -16,7 +16,8 @@ use super::ops::{self, AttentionView, Linear, Then};
 use super::weights::Weights;
 use super::workspace::{Activations, Workspace};
 use super::{Dtype, LoadOptions, ModelError};
-use crate::kernels::attention::{Heads, Piece};
+use crate::kernels::attention::{CacheFormat, Heads, Piece};
+use crate::kernels::linear::Precision;
 
 /// A loaded GPT-2. It holds weights only: the cache is an argument of
 /// [`forward`](Self::forward), so one model can serve many caches.
@@ -111,6 +112,24 @@ impl Gpt2 {
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How keys and values are best kept for these weights: in f32 where they
+    /// are, so that all is as transformers computes it, else in bf16.
+    pub fn cache_format(&self) -> CacheFormat {
+        match self.weights.wte.precision {
+            Precision::F32 => CacheFormat::F32,
+            Precision::Bf16 => CacheFormat::Bf16Products,
+            Precision::Q8 | Precision::Q4 => CacheFormat::Bf16,
+        }
+    }
+
+    /// A cache of that format with room for `tokens` tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Candle`] when the memory cannot be had.
+    pub fn cache(&self, tokens: usize) -> Result<KvCache, ModelError> {
+        KvCache::new(&self.config, self.cache_format(), tokens)
     }
 
     /// Bytes of the weights as they are held in memory.

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::blocks::{Blocks, Lease};
 use super::{Config, ModelError};
+pub use crate::kernels::attention::CacheFormat;
 use crate::kernels::attention::{BLOCK, Heads};
 
 /// Keys and values of all sequences, per layer, in blocks of positions; see
@@ -16,9 +17,10 @@ pub struct KvCache {
     blocks: Blocks,
 }
 
-/// The cached keys and values of one layer.
+/// The cached keys and values of one layer, words of [`CacheFormat`].
 #[derive(Debug)]
 pub(super) struct LayerCache {
+    pub(super) format: CacheFormat,
     pub(super) keys: Tensor,
     pub(super) values: Tensor,
 }
@@ -27,20 +29,22 @@ impl KvCache {
     /// Tokens in a block.
     pub const BLOCK: usize = BLOCK;
 
-    /// A cache with room for `tokens` tokens, rounded up to whole blocks.
+    /// A cache of this format with room for `tokens` tokens, rounded up to
+    /// whole blocks.
     /// Memory is taken from the system as blocks are first written.
     ///
     /// # Errors
     /// [`ModelError::Candle`] when the memory cannot be had.
-    pub fn new(config: &Config, tokens: usize) -> Result<Self, ModelError> {
+    pub fn new(config: &Config, format: CacheFormat, tokens: usize) -> Result<Self, ModelError> {
         let total = tokens.div_ceil(BLOCK);
         let heads = Self::heads(config);
-        let zeros = |values| Tensor::zeros((total, values), DType::F32, &Device::Cpu);
+        let zeros = |words| Tensor::zeros((total, words), DType::U32, &Device::Cpu);
         let layers = (0..config.n_layer)
             .map(|_| {
                 Ok(LayerCache {
-                    keys: zeros(heads.key_block())?,
-                    values: zeros(heads.value_block())?,
+                    format,
+                    keys: zeros(heads.key_block(format))?,
+                    values: zeros(heads.value_block(format))?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -51,9 +55,9 @@ impl KvCache {
     }
 
     /// Bytes that a cache for `tokens` tokens takes when it is full.
-    pub fn bytes_for(config: &Config, tokens: usize) -> usize {
+    pub fn bytes_for(config: &Config, format: CacheFormat, tokens: usize) -> usize {
         let heads = Self::heads(config);
-        let block = (heads.key_block() + heads.value_block()) * size_of::<f32>();
+        let block = (heads.key_block(format) + heads.value_block(format)) * size_of::<u32>();
         tokens.div_ceil(BLOCK) * block * config.n_layer
     }
 

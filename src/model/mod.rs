@@ -24,7 +24,7 @@ pub use error::ModelError;
 pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};
 pub use gpt2::{Gpt2, NoRecorder, Recorder};
 pub use inspection::{Inspection, Inspector, Norms, View};
-pub use kv_cache::KvCache;
+pub use kv_cache::{CacheFormat, KvCache};
 pub use ops::AttentionView;
 
 use std::str::FromStr;

@@ -15,7 +15,7 @@ use super::config::Activation;
 use super::kv_cache::LayerCache;
 use super::weights::{NormWeights, PackedLinear};
 use crate::kernels::activation::Function;
-use crate::kernels::attention::{self, Cache, Heads, PIECE_ROWS, Piece};
+use crate::kernels::attention::{self, Cache, CacheFormat, Heads, PIECE_ROWS, Piece};
 use crate::kernels::layer_norm::Norm;
 pub(super) use crate::kernels::linear::Then;
 use crate::kernels::{linear, pool};
@@ -91,6 +91,7 @@ pub(super) fn write_cache(
 ) -> Result<()> {
     let write = |part| WriteCache {
         part,
+        format: cache.format,
         pieces,
         heads,
     };
@@ -139,6 +140,7 @@ impl AttentionView<'_> {
             with_values(&cache.keys, |keys| {
                 let layer = attention::Attention {
                     qkv,
+                    format: cache.format,
                     keys,
                     values: &[],
                     pieces: self.pieces,
@@ -160,9 +162,23 @@ fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
 }
 
 fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
-        _ => bail!("expected a contiguous tensor of f32, got {layout:?}"),
+    match storage {
+        CpuStorage::F32(values) => part_mut(values, layout),
+        _ => bail!("expected a tensor of f32"),
+    }
+}
+
+fn words_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [u32]> {
+    match storage {
+        CpuStorage::U32(words) => part_mut(words, layout),
+        _ => bail!("expected a tensor of u32"),
+    }
+}
+
+fn part_mut<'a, T>(values: &'a mut [T], layout: &Layout) -> Result<&'a mut [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&mut values[start..end]),
+        None => bail!("expected a contiguous tensor, got {layout:?}"),
     }
 }
 
@@ -279,6 +295,7 @@ impl InplaceOp3 for Embed<'_> {
 
 struct WriteCache<'a> {
     part: Cache,
+    format: CacheFormat,
     pieces: &'a [Piece<'a>],
     heads: Heads,
 }
@@ -295,9 +312,9 @@ impl InplaceOp2 for WriteCache<'_> {
         qkv: &CpuStorage,
         qkv_layout: &Layout,
     ) -> Result<()> {
-        let cache = slice_mut(cache, cache_layout)?;
-        let qkv = slice(qkv, qkv_layout)?;
-        attention::write_cache(self.part, qkv, self.pieces, self.heads, cache);
+        let Self { part, format, .. } = *self;
+        let (cache, qkv) = (words_mut(cache, cache_layout)?, slice(qkv, qkv_layout)?);
+        attention::write_cache(part, format, qkv, self.pieces, self.heads, cache);
         Ok(())
     }
 }
@@ -325,6 +342,7 @@ impl InplaceOp2 for Attend<'_> {
             with_values(&self.cache.values, |values| {
                 let layer = attention::Attention {
                     qkv,
+                    format: self.cache.format,
                     keys,
                     values,
                     pieces: self.pieces,

@@ -6,7 +6,7 @@ mod plain;
 
 use candle_core::{DType, Device, Tensor};
 use gpt2_engine::engine::{Engine, Event, FinishReason, Request, SamplingOptions, SamplingParams};
-use gpt2_engine::model::{Batch, Config, Gpt2, KvCache, LoadOptions, LogitRows, ModelFiles};
+use gpt2_engine::model::{Batch, Config, Gpt2, LoadOptions, LogitRows, ModelFiles};
 use gpt2_engine::model::{Source, WeightFiles};
 
 use crate::fixture::largest_difference;
@@ -46,7 +46,7 @@ fn the_trainers_plain_forward_equals_the_engines() {
         .unwrap();
 
     let model = Gpt2::load(&files, &LoadOptions::default()).unwrap();
-    let mut cache = KvCache::new(model.config(), ids.len()).unwrap();
+    let mut cache = model.cache(ids.len()).unwrap();
     let mut lease = cache.lease();
     lease.grow(ids.len()).unwrap();
     let mut batch = Batch::new();

@@ -80,7 +80,7 @@ impl Fixture {
         chunk: usize,
         mut forward: impl FnMut(usize, &Batch, &mut KvCache),
     ) {
-        let mut cache = KvCache::new(self.model.config(), ids.len()).unwrap();
+        let mut cache = self.model.cache(ids.len()).unwrap();
         let mut lease = cache.lease();
         for part in ids.chunks(chunk) {
             lease.grow(part.len()).unwrap();

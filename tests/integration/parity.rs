@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use gpt2_engine::engine::{
     Engine, Event, Request, SamplingOptions, SamplingParams, Strategy, processed_scores,
 };
-use gpt2_engine::model::{Batch, KvCache, LogitRows, ModelError, ModelFiles, Recorder};
+use gpt2_engine::model::{Batch, LogitRows, ModelError, ModelFiles, Recorder};
 
 use crate::fixture::{self, Fixture, largest_difference, log_softmax};
 
@@ -88,7 +88,7 @@ fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     let fixture = Fixture::load("long");
     let ids = fixture.ids("/input_ids");
     let alone = fixture.logits(&ids, ids.len());
-    let mut cache = KvCache::new(fixture.model.config(), 6 * 64).unwrap();
+    let mut cache = fixture.model.cache(6 * 64).unwrap();
     let lens = [40, 1, 17, 33, 5];
     let mut leases: Vec<_> = lens.iter().map(|_| cache.lease()).collect();
     let mut batch = Batch::new();

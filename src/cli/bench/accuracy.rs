@@ -8,7 +8,7 @@ use super::source::Source;
 use crate::engine::{Sampler, SamplingOptions, SamplingParams, Strategy};
 use crate::kernels::pool;
 use crate::kernels::softmax::log_sum_exp;
-use crate::model::{Batch, Dtype, Gpt2, KvCache, LogitRows, Logits};
+use crate::model::{Batch, Dtype, Gpt2, LogitRows, Logits};
 
 /// Tokens of each text, as far as the context goes.
 const TOKENS: usize = 128;
@@ -198,7 +198,7 @@ fn texts(model: &Gpt2, count: u16) -> Result<Vec<Vec<u32>>> {
             ..SamplingOptions::default()
         })?;
         let mut sampler = Sampler::new(params, &[]);
-        let mut cache = KvCache::new(config, tokens)?;
+        let mut cache = model.cache(tokens)?;
         let mut lease = cache.lease();
         let mut text = vec![start];
         while text.len() < tokens {
@@ -216,7 +216,7 @@ fn texts(model: &Gpt2, count: u16) -> Result<Vec<Vec<u32>>> {
 
 /// `[tokens, vocab]`
 fn logits_of(model: &Gpt2, text: &[u32]) -> Result<Logits> {
-    let mut cache = KvCache::new(model.config(), text.len())?;
+    let mut cache = model.cache(text.len())?;
     let mut lease = cache.lease();
     lease.grow(text.len())?;
     let mut batch = Batch::new();

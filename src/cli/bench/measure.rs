@@ -47,7 +47,7 @@ pub struct Prompts<'a> {
 
 impl<'a> Prompts<'a> {
     pub fn new(model: &'a Gpt2) -> Result<Self> {
-        let cache = KvCache::new(model.config(), model.config().n_positions)?;
+        let cache = model.cache(model.config().n_positions)?;
         Ok(Self { model, cache })
     }
 
@@ -109,7 +109,7 @@ impl<'a> Sequences<'a> {
         check(model, decode)?;
         let Decode { batch, prompt, .. } = decode;
         let room = (prompt + decode.tokens).next_multiple_of(KvCache::BLOCK);
-        let mut cache = KvCache::new(model.config(), batch * room)?;
+        let mut cache = model.cache(batch * room)?;
         let mut leases: Vec<_> = (0..batch).map(|_| cache.lease()).collect();
         let ids = some_ids(model, prompt);
         for lease in &mut leases {

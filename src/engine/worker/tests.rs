@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::queue::Queue;
 use crate::engine::{Events, SamplingOptions};
-use crate::model::Config;
+use crate::model::{CacheFormat, Config};
 
 /// A prompt with one of these tokens makes the step panic, or fail.
 const PANICS: u32 = 13;
@@ -60,7 +60,7 @@ impl Fixture {
             patience: Duration::from_secs(5),
             metrics: Arc::clone(&metrics),
         };
-        let cache = KvCache::new(&config, 2 * config.n_positions).unwrap();
+        let cache = KvCache::new(&config, CacheFormat::F32, 2 * config.n_positions).unwrap();
         let (commands, receiver) = std::sync::mpsc::channel();
         let worker = Worker::new(Fake, cache, setup);
         Self {

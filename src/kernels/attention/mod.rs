@@ -1,21 +1,26 @@
 //! Causal attention over a KV cache in blocks, with an online softmax (Milakov
 //! and Gimelshein, 2018).
 //!
-//! The softmax goes through blocks of absolute positions, and every score and
+//! The softmax goes through spans of absolute positions, and every score and
 //! every output is one running sum, so a row's bits do not depend on how its
 //! prompt was chunked, which rows were computed with it, or what else is in
 //! the batch.
 
 mod cache;
+mod format;
+mod rows;
 mod weights;
 
+use std::cell::RefCell;
+
 use super::SharedMut;
-use super::activation::exp_negative;
 use super::isa::{Isa, dispatch};
-use super::linear::{Ahead, PANEL, multiply_rows};
 use super::pool;
-use super::vector::{LANES, Vector, by_halves, load_two, store_two};
+use super::vector::Vector;
 pub use cache::{BLOCK, Cache, write_cache};
+pub use format::CacheFormat;
+use format::{Floats, Format, PairProducts, Pairs};
+use rows::{Rows, SPAN};
 pub use weights::weights;
 
 /// Rows in a [`Piece`] at most.
@@ -51,10 +56,12 @@ pub struct Attention<'a> {
     /// Queries, keys and values of the new tokens, `[rows, 3·heads·dim]`;
     /// only the queries are read here.
     pub qkv: &'a [f32],
+    /// How keys and values are kept.
+    pub format: CacheFormat,
     /// Cached keys, see [`Cache::Keys`].
-    pub keys: &'a [f32],
+    pub keys: &'a [u32],
     /// Cached values, see [`Cache::Values`].
-    pub values: &'a [f32],
+    pub values: &'a [u32],
     /// The rows of the batch, each in one piece.
     pub pieces: &'a [Piece<'a>],
     /// The shape of the heads.
@@ -82,268 +89,167 @@ pub fn attention_with(isa: Isa, layer: Attention<'_>, out: &mut [f32]) {
     assert_eq!(layer.qkv.len(), rows * 3 * width, "queries");
     assert_eq!(out.len(), rows * width, "outputs");
     let out = SharedMut(out.as_mut_ptr());
-    let (pieces, heads) = (layer.pieces.len(), layer.heads.count);
-    pool::run(pieces * heads, |task| {
-        // Pieces of one sequence read the same keys and values: one head of
-        // them stays in the second cache, all heads would not. Sequences with
-        // a row each read their own, in the order in which they lie.
-        let (piece, head) = if rows > pieces {
-            (task % pieces, task / pieces)
-        } else {
-            (task / heads, task % heads)
-        };
-        dispatch!(isa, piece_of(layer: Attention<'_>, piece: usize, head: usize, out: SharedMut));
+    let tasks = Tasks::new(layer);
+    pool::run(tasks.count(), |i| {
+        let task = tasks.get(i);
+        match layer.format {
+            CacheFormat::F32 => run::<Floats>(isa, layer, task, out),
+            CacheFormat::Bf16 => run::<Pairs>(isa, layer, task, out),
+            CacheFormat::Bf16Products => {
+                run::<PairProducts>(isa.with_bf16_products(), layer, task, out);
+            }
+        }
     });
 }
 
-/// One head of one piece, in groups of rows that fit the registers.
+impl<'a> Attention<'a> {
+    fn head_keys(&self, block: u32, head: usize) -> &'a [u32] {
+        self.heads.keys((self.keys, self.format), block, head)
+    }
+
+    fn head_values(&self, block: u32, head: usize) -> &'a [u32] {
+        self.heads.values((self.values, self.format), block, head)
+    }
+}
+
+/// Some heads of one piece.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    piece: Piece<'a>,
+    first_head: usize,
+    heads: usize,
+}
+
+/// An attention layer, cut into tasks.
+struct Tasks<'a> {
+    /// Pieces of several rows, a head a task: those of one sequence read the
+    /// same keys and values, of which one head stays in the second cache, all
+    /// would not.
+    several: Vec<Piece<'a>>,
+    /// Pieces of a row, which read their own: in the order in which they lie.
+    single: Vec<Piece<'a>>,
+    heads: usize,
+    /// Heads of a task for a row.
+    together: usize,
+}
+
+impl<'a> Tasks<'a> {
+    /// Tasks for each thread at least, where there are enough heads.
+    const PER_THREAD: usize = 8;
+
+    fn new(layer: Attention<'a>) -> Self {
+        let (several, single): (Vec<_>, Vec<_>) =
+            layer.pieces.iter().partition(|piece| piece.count > 1);
+        let heads = layer.heads.count;
+        let together = single.len() * heads / (Self::PER_THREAD * pool::threads());
+        Self {
+            several,
+            single,
+            heads,
+            together: together.clamp(1, heads),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.several.len() * self.heads + self.single.len() * self.heads.div_ceil(self.together)
+    }
+
+    fn get(&self, i: usize) -> Task<'a> {
+        let Self {
+            heads, together, ..
+        } = *self;
+        let (first, count) = (self.several.len() * heads, self.several.len());
+        if i < first {
+            return Task {
+                piece: self.several[i % count],
+                first_head: i / count,
+                heads: 1,
+            };
+        }
+        let (i, parts) = (i - first, heads.div_ceil(together));
+        let first_head = i % parts * together;
+        Task {
+            piece: self.single[i / parts],
+            first_head,
+            heads: together.min(heads - first_head),
+        }
+    }
+}
+
+fn run<F: Kernels>(isa: Isa, layer: Attention<'_>, task: Task<'_>, out: SharedMut) {
+    thread_local! {
+        /// Scores, and queries as they meet the keys.
+        static SCRATCH: RefCell<Vec<[u32; SPAN]>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| F::attend_on(isa, layer, task, scratch, out));
+}
+
+/// The kernel of a format, compiled for each instruction set.
+trait Kernels: Format {
+    fn attend_on(
+        isa: Isa,
+        layer: Attention<'_>,
+        task: Task<'_>,
+        scratch: &mut Vec<[u32; SPAN]>,
+        out: SharedMut,
+    );
+}
+
+macro_rules! kernels {
+    ($format:ident, $extra:literal) => {
+        impl Kernels for $format {
+            fn attend_on(
+                isa: Isa,
+                layer: Attention<'_>,
+                task: Task<'_>,
+                scratch: &mut Vec<[u32; SPAN]>,
+                out: SharedMut,
+            ) {
+                dispatch!($extra, isa, attend[$format](
+                    layer: Attention<'_>, task: Task<'_>, scratch: &mut Vec<[u32; SPAN]>, out: SharedMut
+                ));
+            }
+        }
+    };
+}
+kernels!(Floats, "avx512f");
+kernels!(Pairs, "avx512f");
+kernels!(PairProducts, "avx512bf16");
+
+/// One task, in groups of rows that fit the registers.
 ///
 /// # Safety
 /// The set of `V` must be there; `out` must hold `[rows, heads·dim]`, and no
-/// other thread may touch this head of these rows.
+/// other thread may touch these heads of these rows.
 #[inline(always)]
-unsafe fn piece_of<V: Vector>(layer: Attention<'_>, piece: usize, head: usize, out: SharedMut) {
-    let piece = layer.pieces[piece];
-    let mut done = 0;
-    while done < piece.count {
-        let group = Group {
-            row: piece.row + done,
-            len: piece.position + done + 1,
-            blocks: piece.blocks,
-            head,
-        };
-        // SAFETY: passed on from the caller.
-        done += unsafe {
-            match V::ROWS.min(piece.count - done) {
-                12.. => group.attend::<V, 12>(layer, out),
-                4.. => group.attend::<V, 4>(layer, out),
-                3 => group.attend::<V, 3>(layer, out),
-                2 => group.attend::<V, 2>(layer, out),
-                _ => group.attend::<V, 1>(layer, out),
-            }
-        };
-    }
-}
-
-/// One head of a few rows.
-#[derive(Clone, Copy)]
-struct Group<'a> {
-    /// The first row.
-    row: usize,
-    /// Positions that the first row attends to, itself included; each further
-    /// row sees one more.
-    len: usize,
-    blocks: &'a [u32],
-    head: usize,
-}
-
-/// The softmax of one row so far.
-#[derive(Clone, Copy)]
-struct Online {
-    highest: f32,
-    total: f32,
-}
-
-impl Online {
-    const START: Self = Self {
-        highest: f32::NEG_INFINITY,
-        total: 0.0,
-    };
-}
-
-/// One head of a cache block, and what follows it in time.
-#[derive(Clone, Copy)]
-struct HeadBlock<'a> {
-    keys: &'a [f32],
-    values: &'a [f32],
-    next: *const u8,
-}
-
-impl Group<'_> {
-    /// # Safety
-    /// As [`piece_of`].
-    #[inline(always)]
-    unsafe fn attend<V: Vector, const R: usize>(
-        self,
-        layer: Attention<'_>,
-        out: SharedMut,
-    ) -> usize {
-        let Heads { dim, scale, .. } = layer.heads;
-        let width = layer.heads.width();
-        // SAFETY: this head of row `row + r`, which is this task's own.
-        let out = |r: usize| unsafe { out.slice((self.row + r) * width + self.head * dim, dim) };
-        (0..R).for_each(|r| out(r).fill(0.0));
-        let mut online = [Online::START; R];
-        let mut scores = [[0.0; BLOCK]; R];
-        let blocks = &self.blocks[..(self.len + R - 1).div_ceil(BLOCK)];
-        let queries = (self.query(layer).as_ptr(), 3 * width);
-        for i in 0..blocks.len() {
-            let block = self.block(layer, blocks, i);
-            // How much of the block the first row sees; negative where it
-            // begins after that row's position.
-            let seen = self.len as isize - (i * BLOCK) as isize;
-            // SAFETY: the set is the caller's promise.
-            unsafe {
-                let shrinks =
-                    weigh_block::<V, R>(queries, block, (scale, seen), &mut scores, &mut online);
-                add_values::<V, R>(&scores, shrinks, block, seen, out);
-            }
-        }
-        for (r, online) in online.iter().enumerate() {
-            let scale = 1.0 / online.total;
-            for o in out(r) {
-                *o *= scale;
-            }
-        }
-        R
-    }
-
-    /// The first row's query and what follows it, up to the last row's.
-    #[inline(always)]
-    fn query<'a>(self, layer: Attention<'a>) -> &'a [f32] {
-        &layer.qkv[self.row * 3 * layer.heads.width() + self.head * layer.heads.dim..]
-    }
-
-    /// This head of the `i`-th block of the sequence.
-    #[inline(always)]
-    fn block<'a>(self, layer: Attention<'a>, blocks: &[u32], i: usize) -> HeadBlock<'a> {
-        let keys = |i: usize| layer.heads.keys(layer.keys, blocks[i], self.head);
-        HeadBlock {
-            keys: keys(i),
-            values: layer.heads.values(layer.values, blocks[i], self.head),
-            next: keys((i + 1).min(blocks.len() - 1)).as_ptr().cast(),
-        }
-    }
-}
-
-/// Scores of `R` queries with all keys of a block, then their weights relative
-/// to the highest score so far, of which the first row has `seen` and each
-/// further row one more. Returns what the sums of the blocks before are to be
-/// multiplied by.
-///
-/// # Safety
-/// The set of `V` must be there; `queries` is the first query and the distance
-/// to the next, all of them readable.
-#[inline(always)]
-unsafe fn weigh_block<V: Vector, const R: usize>(
-    queries: (*const f32, usize),
-    block: HeadBlock<'_>,
-    (scale, seen): (f32, isize),
-    scores: &mut [[f32; BLOCK]; R],
-    online: &mut [Online; R],
-) -> [f32; R] {
-    let dim = block.keys.len() / BLOCK;
-    // The values are next, in as many steps as there are keys.
-    let ahead = Ahead {
-        from: block.values.as_ptr().cast(),
-        stride: size_of_val(block.values) / dim,
-    };
-    // SAFETY: the set and the queries are the caller's promise; there are
-    // `dim` steps of keys.
-    unsafe {
-        let mut sums = [[V::splat(0.0); 2]; R];
-        let keys = block.keys.as_ptr().cast();
-        multiply_rows::<V, R>(queries.0, (queries.1, 1), keys, dim, ahead, &mut sums);
-        for (sum, scores) in sums.into_iter().zip(scores.iter_mut()) {
-            store_two(sum, scores);
-        }
-    }
-    let mut shrinks = [1.0; R];
-    for r in 0..R {
-        let seen = seen + r as isize;
-        if seen > 0 {
-            shrinks[r] = weigh(&mut scores[r], scale, seen as usize, &mut online[r]);
-        }
-    }
-    shrinks
-}
-
-/// Adds the values of a block, weighted, to the outputs, which are shrunk
-/// first: `seen` of them to the first row, and one more to each further row.
-///
-/// # Safety
-/// The set of `V` must be there.
-#[inline(always)]
-unsafe fn add_values<'a, V: Vector, const R: usize>(
-    weights: &[[f32; BLOCK]; R],
-    shrinks: [f32; R],
-    block: HeadBlock<'_>,
-    seen: isize,
-    out: impl Fn(usize) -> &'a mut [f32],
+unsafe fn attend<V: Vector, F: Format>(
+    layer: Attention<'_>,
+    task: Task<'_>,
+    scratch: &mut Vec<[u32; SPAN]>,
+    out: SharedMut,
 ) {
-    let panels = block.values.chunks(BLOCK * PANEL);
-    let stride = size_of_val(block.keys) / panels.len() / BLOCK;
-    // What all rows see, and what the last one sees.
-    let all = seen.clamp(0, BLOCK as isize) as usize;
-    let some = (seen + R as isize - 1).clamp(0, BLOCK as isize) as usize;
-    for (panel, values) in panels.enumerate() {
-        let start = panel * PANEL;
-        let ahead = Ahead {
-            from: block.next.wrapping_add(panel * BLOCK * stride),
-            stride,
-        };
-        // SAFETY: the set is the caller's promise; weights and panel have
-        // BLOCK steps.
-        unsafe {
-            let mut sums = [[V::splat(0.0); 2]; R];
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let before = load_two::<V>(&out(r)[start..]);
-                let shrink = V::splat(shrinks[r]);
-                *sum = [before[0].mul(shrink), before[1].mul(shrink)];
-            }
-            let from: *const f32 = weights.as_ptr().cast();
-            let bytes = values.as_ptr().cast();
-            multiply_rows::<V, R>(from, (BLOCK, 1), bytes, all, ahead, &mut sums);
-            for i in all..some {
-                let values = load_two::<V>(&values[i * PANEL..]);
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    // A row that doesn't see it must not even add 0 of it.
-                    if (i as isize) < seen + r as isize {
-                        let weight = V::splat(weights[r][i]);
-                        *sum = [sum[0].fma(weight, values[0]), sum[1].fma(weight, values[1])];
-                    }
+    let piece = task.piece;
+    for head in task.first_head..task.first_head + task.heads {
+        let mut done = 0;
+        while done < piece.count {
+            let rows = Rows {
+                row: piece.row + done,
+                len: piece.position + done + 1,
+                blocks: piece.blocks,
+                head,
+            };
+            // SAFETY: passed on from the caller.
+            done += unsafe {
+                match V::ROWS.min(piece.count - done) {
+                    12.. => rows.attend::<V, F, 12>(layer, scratch, out),
+                    4.. => rows.attend::<V, F, 4>(layer, scratch, out),
+                    3 => rows.attend::<V, F, 3>(layer, scratch, out),
+                    2 => rows.attend::<V, F, 2>(layer, scratch, out),
+                    _ => rows.attend::<V, F, 1>(layer, scratch, out),
                 }
-            }
-            for (r, sum) in sums.into_iter().enumerate() {
-                store_two(sum, &mut out(r)[start..]);
-            }
+            };
         }
     }
-}
-
-/// Turns scores into weights relative to the highest score so far, and returns
-/// what the sums of the blocks before are to be multiplied by.
-#[inline(always)]
-fn weigh(scores: &mut [f32; BLOCK], scale: f32, seen: usize, online: &mut Online) -> f32 {
-    for score in scores.iter_mut() {
-        *score *= scale;
-    }
-    // Beyond the row's own position: perhaps other sequences' keys.
-    if seen < BLOCK {
-        scores[seen..].fill(f32::NEG_INFINITY);
-    }
-    let mut lanes = [0.0; LANES];
-    for (i, lane) in lanes.iter_mut().enumerate() {
-        *lane = higher(scores[i], scores[i + LANES]);
-    }
-    let highest = higher(online.highest, by_halves(lanes, higher));
-    let shrink = exp_negative(online.highest - highest);
-    for score in scores.iter_mut() {
-        *score = exp_negative(*score - highest);
-    }
-    for (i, lane) in lanes.iter_mut().enumerate() {
-        *lane = scores[i] + scores[i + LANES];
-    }
-    *online = Online {
-        highest,
-        total: f32::mul_add(online.total, shrink, by_halves(lanes, |a, b| a + b)),
-    };
-    shrink
-}
-
-#[inline(always)]
-fn higher(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
 }
 
 #[cfg(test)]

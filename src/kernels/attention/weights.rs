@@ -18,11 +18,13 @@ pub fn weights(layer: Attention<'_>, row: usize, head: usize, out: &mut [f32]) {
     let query = &layer.qkv[row * 3 * heads.width() + head * heads.dim..][..heads.dim];
     for (scores, &block) in out.chunks_mut(BLOCK).zip(piece.blocks) {
         scores.fill(0.0);
-        let keys = heads.keys(layer.keys, block, head);
-        for (q, keys) in query.iter().zip(keys.chunks(BLOCK)) {
-            for (score, key) in scores.iter_mut().zip(keys) {
-                // Not fused: without the instruction that would be a call.
-                *score += q * key;
+        let keys = layer.head_keys(block, head).chunks(BLOCK);
+        for (q, keys) in query.chunks(layer.format.values_in_word()).zip(keys) {
+            for (score, &word) in scores.iter_mut().zip(keys) {
+                for (q, key) in q.iter().zip(layer.format.values(word)) {
+                    // Not fused: without the instruction that would be a call.
+                    *score += q * key;
+                }
             }
         }
     }

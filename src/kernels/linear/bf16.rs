@@ -2,7 +2,7 @@
 
 use super::PANEL;
 use super::format::{Ahead, CHUNK, Format};
-use crate::kernels::vector::{LANES, Vector, to_bf16};
+use crate::kernels::vector::{LANES, Vector};
 
 /// Weights `[panel, k/2, PANEL, 2]`, inputs `[k/CHUNK, rows, CHUNK]`,
 /// two in a word; an odd last input is paired with zero.
@@ -59,10 +59,4 @@ impl Format for Bf16 {
         }
         *sums = local;
     }
-}
-
-/// Two values in a word, the first in the lower half.
-#[inline(always)]
-pub fn pair(first: f32, second: f32) -> u32 {
-    u32::from(to_bf16(first)) | u32::from(to_bf16(second)) << 16
 }

@@ -40,50 +40,22 @@ impl Format for F32 {
         // A copy, so that the sums stay in registers.
         let mut local = *sums;
         for first in (0..steps).step_by(CHUNK) {
-            let count = CHUNK.min(steps - first);
-            // SAFETY: passed on from the caller; each chunk of inputs is
-            // `[R, CHUNK]`.
-            unsafe {
-                let (x, w) = (x.add(first * R), w.add(first * Self::STEP_BYTES));
-                let ahead = ahead.after(first);
-                multiply_rows::<V, R>(x.cast(), (CHUNK, 1), w, count, ahead, &mut local);
+            for i in first..steps.min(first + CHUNK) {
+                ahead.fetch::<V>(i, 0, 2);
+                ahead.fetch::<V>(i, 1, 2);
+                // SAFETY: passed on from the caller; each chunk of inputs is
+                // `[R, CHUNK]`.
+                unsafe {
+                    let x = x.add(first * R + i - first).cast::<f32>();
+                    let w = w.add(i * Self::STEP_BYTES).cast();
+                    let w = [V::load(w), V::load(w.add(LANES))];
+                    for (r, sum) in local.iter_mut().enumerate() {
+                        let x = V::splat(*x.add(r * CHUNK));
+                        *sum = [sum[0].fma(x, w[0]), sum[1].fma(x, w[1])];
+                    }
+                }
             }
         }
         *sums = local;
     }
-}
-
-/// Adds to `sums` the products of `R` rows with `steps` steps of a panel. The
-/// inputs of a row are `strides.1` values apart, rows `strides.0`.
-///
-/// # Safety
-/// The set of `V` must be there, `x` readable for all rows' inputs and `w` for
-/// `steps` times `PANEL` values.
-#[inline(always)]
-pub unsafe fn multiply_rows<V: Vector, const R: usize>(
-    x: *const f32,
-    strides: (usize, usize),
-    w: *const u8,
-    steps: usize,
-    ahead: Ahead,
-    sums: &mut [[V; 2]; R],
-) {
-    let w = w.cast::<f32>();
-    // A copy, so that the sums stay in registers.
-    let mut local = *sums;
-    for i in 0..steps {
-        ahead.fetch::<V>(i, 0, 2);
-        ahead.fetch::<V>(i, 1, 2);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let w = w.add(i * PANEL);
-            let w = [V::load(w), V::load(w.add(LANES))];
-            for (r, sum) in local.iter_mut().enumerate() {
-                let x = V::splat(*x.add(r * strides.0 + i * strides.1));
-                sum[0] = sum[0].fma(x, w[0]);
-                sum[1] = sum[1].fma(x, w[1]);
-            }
-        }
-    }
-    *sums = local;
 }

@@ -13,7 +13,6 @@ mod q4;
 mod q8;
 mod quantize;
 
-pub(super) use self::f32::multiply_rows;
 pub use blocking::{Linear, Then, linear, linear_with};
 pub(super) use format::Ahead;
 pub use pack::{aligned_start, pack_panel, packed_len, panels, unpack_column};

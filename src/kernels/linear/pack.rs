@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::bf16::{self, Bf16};
+use super::bf16::Bf16;
 use super::f32::F32;
 use super::format::Format;
 use super::q4::{self, Q4};
@@ -10,7 +10,7 @@ use super::q8::Q8;
 use super::quantize::{BLOCK, Columns, Quantized, weights_q4, weights_q8};
 use super::{PANEL, Precision};
 use crate::kernels::isa::{Isa, dispatch};
-use crate::kernels::vector::Vector;
+use crate::kernels::vector::{Vector, pair};
 
 /// Where packed weights should start: a cache line, which is also a vector.
 const ALIGNMENT: usize = 64;
@@ -123,7 +123,7 @@ unsafe fn pack_bf16<V: Vector>(rows: &[Columns<f32>], out: &mut [u8]) {
     for (rows, out) in rows.chunks(2).zip(steps) {
         let second = rows.get(1).unwrap_or(&[0.0; PANEL]);
         for (c, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
-            *out = bf16::pair(rows[0][c], second[c]).to_le_bytes();
+            *out = pair(rows[0][c], second[c]).to_le_bytes();
         }
     }
 }

@@ -89,6 +89,20 @@ unsafe impl<const VNNI: bool> Vector for Avx<VNNI> {
         // SAFETY: passed on from the caller.
         unsafe { Self(fma_bf16(self.0, w.0, x), fma_bf16(self.1, w.1, x)) }
     }
+    #[inline(always)]
+    unsafe fn widen_bf16(w: Two) -> [Self; 2] {
+        // SAFETY: passed on from the caller.
+        let [a, b] = unsafe { [widen_bf16(w.0), widen_bf16(w.1)] };
+        [Self(a[0], b[0]), Self(a[1], b[1])]
+    }
+    #[inline(always)]
+    unsafe fn first_of_pairs(w: Two) -> Two {
+        // SAFETY: the caller's function enables avx2.
+        unsafe {
+            let lower = _mm256_set1_epi32(0xffff);
+            Two(_mm256_and_si256(w.0, lower), _mm256_and_si256(w.1, lower))
+        }
+    }
 
     #[inline(always)]
     unsafe fn int_splat(x: i32) -> Two {
@@ -201,14 +215,28 @@ unsafe fn dot_signed<const VNNI: bool>(sums: __m256i, w: __m256i, x: __m256i) ->
 /// The caller's function enables avx2 and fma.
 #[inline(always)]
 unsafe fn fma_bf16(sums: __m256, w: __m256i, x: u32) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = _mm256_set1_ps(f32::from_bits(x << 16));
+        let high = _mm256_set1_ps(f32::from_bits(x & 0xffff_0000));
+        let [even, odd] = widen_bf16(w);
+        _mm256_fmadd_ps(odd, high, _mm256_fmadd_ps(even, low, sums))
+    }
+}
+
+/// The first of the two bf16 in each lane, and the second.
+///
+/// # Safety
+/// The caller's function enables avx2.
+#[inline(always)]
+unsafe fn widen_bf16(w: __m256i) -> [__m256; 2] {
     // SAFETY: the caller's promise. A bf16 is the upper half of the f32 of the
     // same value.
     unsafe {
         let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-        let low = _mm256_set1_ps(f32::from_bits(x << 16));
-        let high = _mm256_set1_ps(f32::from_bits(x & 0xffff_0000));
-        let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w));
-        let odd = _mm256_castsi256_ps(_mm256_and_si256(w, upper));
-        _mm256_fmadd_ps(odd, high, _mm256_fmadd_ps(even, low, sums))
+        [
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w)),
+            _mm256_castsi256_ps(_mm256_and_si256(w, upper)),
+        ]
     }
 }

@@ -64,6 +64,23 @@ unsafe impl Vector for Avx512 {
             Self(_mm512_dpbf16_ps(self.0, w, x))
         }
     }
+    #[inline(always)]
+    unsafe fn widen_bf16(w: __m512i) -> [Self; 2] {
+        // SAFETY: the caller's function enables avx512f. A bf16 is the upper
+        // half of the f32 of the same value.
+        unsafe {
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            [
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(w))),
+                Self(_mm512_castsi512_ps(_mm512_and_si512(w, upper))),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn first_of_pairs(w: __m512i) -> __m512i {
+        // SAFETY: the caller's function enables avx512f.
+        unsafe { _mm512_and_si512(w, _mm512_set1_epi32(0xffff)) }
+    }
 
     #[inline(always)]
     unsafe fn int_splat(x: i32) -> __m512i {
@@ -102,18 +119,12 @@ unsafe impl Vector for Avx512 {
 
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16) {
-        // SAFETY: the caller's function enables avx512f; writable by the
-        // trait's contract.
+        // SAFETY: the caller's function enables avx512bf16; writable by the
+        // trait's contract; the cast between vector types of one size keeps
+        // the bits.
         unsafe {
-            let bits = _mm512_castps_si512(self.0);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-            let rounded = _mm512_add_epi32(bits, half);
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
-            let chosen = _mm512_mask_mov_epi32(rounded, nan, quiet);
-            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(chosen));
-            _mm256_storeu_si256(to.cast(), halves);
+            let halves = _mm512_cvtneps_pbh(self.0);
+            _mm256_storeu_si256(to.cast(), std::mem::transmute::<__m256bh, __m256i>(halves));
         }
     }
     #[inline(always)]

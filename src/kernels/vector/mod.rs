@@ -82,6 +82,16 @@ pub unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn dot_bf16(self, w: Self::Bytes, x: u32) -> Self;
+    /// The first of the two bf16 values in each lane, and the second.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn widen_bf16(w: Self::Bytes) -> [Self; 2];
+    /// The same lanes of two bf16 values, the second 0.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn first_of_pairs(w: Self::Bytes) -> Self::Bytes;
 
     /// All lanes `x`.
     ///
@@ -123,7 +133,9 @@ pub unsafe trait Vector: Copy {
     /// See the trait.
     unsafe fn dot_q8(sums: Self::Ints, w: Self::Bytes, x: u32) -> Self::Ints;
 
-    /// Writes sixteen values as bf16, each the [nearest](to_bf16).
+    /// Writes sixteen values as bf16, each the [nearest](to_bf16), for
+    /// [`dot_bf16`](Self::dot_bf16): what is too small to be normal may be
+    /// written as the 0 that it counts for there.
     ///
     /// # Safety
     /// See the trait; `to` must be writable for sixteen values.
@@ -193,6 +205,12 @@ const ROUND: f32 = 12_582_912.0;
 #[inline(always)]
 pub fn nearest(x: f32) -> i32 {
     ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
+/// The nearest bf16 of two values in a word, the first in the lower half.
+#[inline(always)]
+pub fn pair(first: f32, second: f32) -> u32 {
+    u32::from(to_bf16(first)) | u32::from(to_bf16(second)) << 16
 }
 
 /// The nearest bf16, ties to even, as its bits.

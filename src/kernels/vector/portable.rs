@@ -59,13 +59,28 @@ unsafe impl Vector for Portable {
     }
     #[inline(always)]
     unsafe fn dot_bf16(mut self, w: Self::Bytes, x: u32) -> Self {
-        let widen = |bits: u16| bf16::from_bits(bits).to_f32();
-        let x = [widen(x as u16), widen((x >> 16) as u16)];
+        let x = widen(x.to_le_bytes());
         for (lane, w) in self.0.iter_mut().zip(w.as_chunks::<4>().0) {
-            *lane = widen(u16::from_le_bytes([w[0], w[1]])).mul_add(x[0], *lane);
-            *lane = widen(u16::from_le_bytes([w[2], w[3]])).mul_add(x[1], *lane);
+            let w = widen(*w);
+            *lane = w[0].mul_add(x[0], *lane);
+            *lane = w[1].mul_add(x[1], *lane);
         }
         self
+    }
+    #[inline(always)]
+    unsafe fn widen_bf16(w: Self::Bytes) -> [Self; 2] {
+        let mut lanes = [[0.0; LANES]; 2];
+        for (i, w) in w.as_chunks::<4>().0.iter().enumerate() {
+            [lanes[0][i], lanes[1][i]] = widen(*w);
+        }
+        lanes.map(Self)
+    }
+    #[inline(always)]
+    unsafe fn first_of_pairs(mut w: Self::Bytes) -> Self::Bytes {
+        for w in w.as_chunks_mut::<4>().0 {
+            w[2..].fill(0);
+        }
+        w
     }
 
     #[inline(always)]
@@ -99,6 +114,12 @@ unsafe impl Vector for Portable {
 
     #[inline(always)]
     fn prefetch(_from: *const u8) {}
+}
+
+/// Two bf16 values.
+#[inline(always)]
+fn widen(w: [u8; 4]) -> [f32; 2] {
+    [[w[0], w[1]], [w[2], w[3]]].map(|half| bf16::from_le_bytes(half).to_f32())
 }
 
 #[inline(always)]

@@ -1,0 +1,322 @@
+//! Attention of a few rows that fit the registers.
+
+use super::format::{Format, multiply};
+use super::{Attention, BLOCK, Heads};
+use crate::kernels::SharedMut;
+use crate::kernels::activation::exp_negative;
+use crate::kernels::linear::{Ahead, PANEL, panels};
+use crate::kernels::vector::{LANES, Vector, by_halves, load_two, store_two};
+
+/// Blocks of a span.
+const SPAN_BLOCKS: usize = 4;
+
+/// Positions in a step of the softmax, from a multiple of it on.
+pub const SPAN: usize = SPAN_BLOCKS * BLOCK;
+
+/// One head of a few rows of one sequence.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// The first row.
+    pub row: usize,
+    /// Positions that the first row attends to, itself included; each further
+    /// row sees one more.
+    pub len: usize,
+    /// The blocks of the sequence.
+    pub blocks: &'a [u32],
+    pub head: usize,
+}
+
+/// The softmax of one row so far.
+#[derive(Clone, Copy)]
+struct Online {
+    highest: f32,
+    total: f32,
+}
+
+impl Online {
+    const START: Self = Self {
+        highest: f32::NEG_INFINITY,
+        total: 0.0,
+    };
+}
+
+impl Rows<'_> {
+    /// Attention of `R` rows; returns `R`. `scratch` keeps its memory.
+    ///
+    /// # Safety
+    /// The set of `V` must be there; `out` must hold `[rows, heads·dim]`, and
+    /// no other thread may touch this head of these rows.
+    #[inline(always)]
+    pub unsafe fn attend<V: Vector, F: Format, const R: usize>(
+        self,
+        layer: Attention<'_>,
+        scratch: &mut Vec<[u32; SPAN]>,
+        out: SharedMut,
+    ) -> usize {
+        let (dim, width) = (layer.heads.dim, layer.heads.width());
+        // SAFETY: this head of row `row + r`, which is this task's own.
+        let out = |r: usize| unsafe { out.slice((self.row + r) * width + self.head * dim, dim) };
+        (0..R).for_each(|r| out(r).fill(0.0));
+        let mut online = [Online::START; R];
+        let query_words = dim.div_ceil(LANES) * R * words_of::<F>(LANES);
+        // Only ever longer: what lies there need not be zero.
+        let room = R + query_words.div_ceil(SPAN);
+        if scratch.len() < room {
+            scratch.resize(room, [0; SPAN]);
+        }
+        let split = scratch.split_first_chunk_mut::<R>();
+        let (scores, queries) = split.expect("R of them, and more, are there");
+        let queries = &mut queries.as_flattened_mut()[..query_words];
+        // SAFETY: passed on from the caller.
+        unsafe { self.pack_queries::<V, F, R>(layer, queries) };
+        let blocks = &self.blocks[..(self.len + R - 1).div_ceil(BLOCK)];
+        for (i, span) in blocks.chunks(SPAN_BLOCKS).enumerate() {
+            // Negative where the span begins after the first row's position.
+            let seen = self.len as isize - (i * SPAN) as isize;
+            let ahead = blocks[i * SPAN_BLOCKS..].chunks(SPAN_BLOCKS).nth(1);
+            // SAFETY: passed on from the caller.
+            unsafe {
+                for (b, &block) in span.iter().enumerate() {
+                    self.score::<V, F, R>(layer, queries, (b, block), scores);
+                }
+                let shrinks = weigh_rows::<V, F, R>(scores, span.len(), seen, &mut online);
+                self.add_values::<V, F, R>(layer, (span, ahead), scores, (shrinks, seen), out);
+            }
+        }
+        for (r, online) in online.iter().enumerate() {
+            let scale = 1.0 / online.total;
+            for o in out(r) {
+                *o *= scale;
+            }
+        }
+        R
+    }
+
+    /// Lays out the queries, scaled: `[dim / LANES, R]`, each as it meets the
+    /// keys.
+    ///
+    /// # Safety
+    /// The set of `V` must be there.
+    #[inline(always)]
+    unsafe fn pack_queries<V: Vector, F: Format, const R: usize>(
+        self,
+        layer: Attention<'_>,
+        out: &mut [u32],
+    ) {
+        let Heads { dim, scale, .. } = layer.heads;
+        let stride = 3 * layer.heads.width();
+        let chunk_words = words_of::<F>(LANES);
+        for r in 0..R {
+            let start = (self.row + r) * stride + self.head * dim;
+            let query = &layer.qkv[start..][..dim];
+            let chunks = out.chunks_mut(R * chunk_words);
+            for (x, out) in query.chunks(LANES).zip(chunks) {
+                let mut scaled = [0.0; LANES];
+                for (scaled, x) in scaled.iter_mut().zip(x) {
+                    *scaled = x * scale;
+                }
+                let out = &mut out[r * chunk_words..][..words_of::<F>(x.len())];
+                // SAFETY: the caller's promise.
+                unsafe { F::pack::<V>(&scaled[..x.len()], out) };
+            }
+            // Each is read once, far from the one before it: those of the
+            // piece after the other threads'.
+            let later = query.as_ptr().wrapping_add(2 * R * stride);
+            for i in (0..dim).step_by(LANES) {
+                V::prefetch(later.wrapping_add(i).cast());
+            }
+        }
+    }
+
+    /// Scores of all rows with all keys of the `b`-th block of a span, as bits.
+    ///
+    /// # Safety
+    /// The set of `V` must be there; `queries` as they are laid out.
+    #[inline(always)]
+    unsafe fn score<V: Vector, F: Format, const R: usize>(
+        self,
+        layer: Attention<'_>,
+        queries: &[u32],
+        (b, block): (usize, u32),
+        scores: &mut [[u32; SPAN]; R],
+    ) {
+        let keys = layer.head_keys(block, self.head);
+        let values = layer.head_values(block, self.head);
+        let (steps, chunk_words) = (keys.len() / PANEL, words_of::<F>(LANES));
+        // The values are next.
+        let ahead = Ahead {
+            from: values.as_ptr().cast(),
+            stride: size_of_val(values) / steps,
+        };
+        // SAFETY: the set and the queries are the caller's promise; a block of
+        // scores is two vectors.
+        unsafe {
+            let mut sums = [[V::splat(0.0); 2]; R];
+            let keys = keys.chunks(LANES / F::IN_WORD * PANEL);
+            for (i, (x, keys)) in queries.chunks(R * chunk_words).zip(keys).enumerate() {
+                let x = (x.as_ptr(), chunk_words);
+                let ahead = ahead.after(i * (LANES / F::IN_WORD));
+                multiply::<V, F, R>(x, keys.as_ptr(), keys.len() / PANEL, ahead, &mut sums);
+            }
+            for (sum, scores) in sums.into_iter().zip(scores) {
+                let scores = scores[b * BLOCK..][..BLOCK].as_mut_ptr().cast::<f32>();
+                sum[0].store(scores);
+                sum[1].store(scores.add(LANES));
+            }
+        }
+    }
+
+    /// Adds the values of a span, weighted, to the outputs, which are shrunk
+    /// first: `seen` of them to the first row, and one more to each further row.
+    /// `ahead` is the span after it.
+    ///
+    /// # Safety
+    /// The set of `V` must be there; `weights` as [`weigh_rows`] leaves them.
+    #[inline(always)]
+    unsafe fn add_values<'o, V: Vector, F: Format, const R: usize>(
+        self,
+        layer: Attention<'_>,
+        (span, ahead): (&[u32], Option<&[u32]>),
+        weights: &[[u32; SPAN]; R],
+        (shrinks, seen): ([f32; R], isize),
+        out: impl Fn(usize) -> &'o mut [f32],
+    ) {
+        /// Words of a row's weights.
+        const STRIDE: usize = SPAN;
+        let weights = weights.as_ptr().cast::<u32>();
+        let (panels, block_steps) = (panels(layer.heads.dim), BLOCK / F::IN_WORD);
+        let block_words = words_of::<F>(BLOCK);
+        for panel in 0..panels {
+            let start = panel * PANEL;
+            // SAFETY: the set is the caller's promise; weights and panels have
+            // `block_steps` steps a block.
+            unsafe {
+                let mut sums = [[V::splat(0.0); 2]; R];
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let before = load_two::<V>(&out(r)[start..]);
+                    let shrink = V::splat(shrinks[r]);
+                    *sum = [before[0].mul(shrink), before[1].mul(shrink)];
+                }
+                for (b, &block) in span.iter().enumerate() {
+                    let values = layer.head_values(block, self.head);
+                    let values = &values[panel * block_steps * PANEL..][..block_steps * PANEL];
+                    let x = weights.add(b * block_words);
+                    let next = self.next_keys(layer, (span, ahead), b);
+                    let next = Ahead {
+                        from: next[panel * next.len() / panels..].as_ptr().cast(),
+                        stride: size_of_val(next) / (panels * block_steps),
+                    };
+                    // What all rows see, and what the last one sees.
+                    let seen = seen - (b * BLOCK) as isize;
+                    let all = seen.clamp(0, BLOCK as isize) as usize / F::IN_WORD;
+                    let last = (seen + R as isize - 1).clamp(0, BLOCK as isize) as usize;
+                    multiply::<V, F, R>((x, STRIDE), values.as_ptr(), all, next, &mut sums);
+                    for i in all..last.div_ceil(F::IN_WORD) {
+                        for (r, sum) in sums.iter_mut().enumerate() {
+                            // A row that doesn't see it must not even add 0 of it.
+                            let seen = seen + r as isize - (i * F::IN_WORD) as isize;
+                            if seen > 0 {
+                                let both = seen >= F::IN_WORD as isize;
+                                let step = F::load::<V>(values.as_ptr().add(i * PANEL), both);
+                                *sum = F::add(*sum, x.add(r * STRIDE + i * F::INPUT_WORDS), step);
+                            }
+                        }
+                    }
+                }
+                for (r, sum) in sums.into_iter().enumerate() {
+                    store_two(sum, &mut out(r)[start..]);
+                }
+            }
+        }
+    }
+
+    /// The keys that are read after the `b`-th block's values: of the span
+    /// after it or, after the last, of the next head.
+    #[inline(always)]
+    fn next_keys<'a>(
+        self,
+        layer: Attention<'a>,
+        (span, ahead): (&[u32], Option<&[u32]>),
+        b: usize,
+    ) -> &'a [u32] {
+        match ahead {
+            Some(ahead) => layer.head_keys(ahead[b.min(ahead.len() - 1)], self.head),
+            None => layer.head_keys(span[b], (self.head + 1).min(layer.heads.count - 1)),
+        }
+    }
+}
+
+/// Turns the rows' scores of a span of some blocks into weights relative to
+/// the highest score so far, as they meet the values: of the first row `seen`
+/// and of each further row one more. Returns what the sums of the spans before
+/// are to be multiplied by.
+///
+/// # Safety
+/// The set of `V` must be there.
+#[inline(always)]
+unsafe fn weigh_rows<V: Vector, F: Format, const R: usize>(
+    scores: &mut [[u32; SPAN]; R],
+    blocks: usize,
+    seen: isize,
+    online: &mut [Online; R],
+) -> [f32; R] {
+    let mut shrinks = [1.0; R];
+    for (r, scores) in scores.iter_mut().enumerate() {
+        let seen = seen + r as isize;
+        if seen > 0 {
+            let scores = &mut scores[..blocks * BLOCK];
+            // SAFETY: the caller's promise.
+            shrinks[r] = unsafe { weigh::<V, F>(scores, seen as usize, &mut online[r]) };
+        }
+    }
+    shrinks
+}
+
+/// [`weigh_rows`] for one row.
+///
+/// # Safety
+/// The set of `V` must be there.
+#[inline(always)]
+unsafe fn weigh<V: Vector, F: Format>(scores: &mut [u32], seen: usize, online: &mut Online) -> f32 {
+    // Beyond the row's own position: perhaps other sequences' keys.
+    if seen < scores.len() {
+        scores[seen..].fill(f32::NEG_INFINITY.to_bits());
+    }
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for scores in scores.as_chunks::<LANES>().0 {
+        for (lane, &score) in lanes.iter_mut().zip(scores) {
+            *lane = higher(*lane, f32::from_bits(score));
+        }
+    }
+    let highest = higher(online.highest, by_halves(lanes, higher));
+    let shrink = exp_negative(online.highest - highest);
+    lanes = [0.0; LANES];
+    for i in 0..scores.len() / LANES {
+        let mut weights = [0.0; LANES];
+        for (weight, &score) in weights.iter_mut().zip(&scores[i * LANES..]) {
+            *weight = exp_negative(f32::from_bits(score) - highest);
+        }
+        for (lane, weight) in lanes.iter_mut().zip(weights) {
+            *lane += weight;
+        }
+        // They take no more room than the scores, which have been read.
+        let words = words_of::<F>(LANES);
+        // SAFETY: the caller's promise.
+        unsafe { F::pack::<V>(&weights, &mut scores[i * words..][..words]) };
+    }
+    *online = Online {
+        highest,
+        total: f32::mul_add(online.total, shrink, by_halves(lanes, |a, b| a + b)),
+    };
+    shrink
+}
+
+/// Words of a row's inputs.
+const fn words_of<F: Format>(inputs: usize) -> usize {
+    inputs.div_ceil(F::IN_WORD) * F::INPUT_WORDS
+}
+
+#[inline(always)]
+fn higher(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
