@@ -15,10 +15,14 @@ pub enum Mode {
     Closed,
     /// At random times (a Poisson process), whether or not others are answered
     Open,
+    /// As open, at four times the rate that the closed mode reaches, for 15 seconds
+    Overload,
+    /// Streams of which one after another is given up by its client
+    Disconnect,
 }
 
 /// Loads `gpt2 serve` with requests and measures the answers.
-#[derive(Debug, Parser, Serialize)]
+#[derive(Debug, Clone, Parser, Serialize)]
 pub struct Args {
     /// How requests come
     #[arg(long, value_enum, default_value = "closed")]
@@ -77,6 +81,9 @@ impl Args {
         let default = match self.mode {
             Mode::Closed => self.streams,
             Mode::Open => 64,
+            // Several times, so that they don't begin together.
+            Mode::Overload => self.streams.saturating_mul(4),
+            Mode::Disconnect => self.streams,
         };
         self.requests.unwrap_or(default).into()
     }
@@ -84,8 +91,8 @@ impl Args {
     /// Least and most tokens of a prompt.
     pub fn prompt_lengths(&self) -> [usize; 2] {
         let default = match self.mode {
-            Mode::Closed => [32, 32],
             Mode::Open => [32, 512],
+            Mode::Closed | Mode::Overload | Mode::Disconnect => [32, 32],
         };
         self.prompt.unwrap_or(default)
     }

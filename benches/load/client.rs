@@ -17,7 +17,16 @@ pub struct Answer {
     pub asked: f64,
     /// When each token came.
     pub tokens: Vec<f64>,
+    /// When the server said that it has too much to do.
+    pub refused: Option<f64>,
     pub error: Option<String>,
+}
+
+/// How the reading of an answer ended, where it did not fail.
+enum End {
+    Complete,
+    /// Status 429.
+    Refused,
 }
 
 /// Waits for the request's time, and for its answer.
@@ -36,6 +45,7 @@ pub async fn ask(
             reached
         },
         tokens: Vec::with_capacity(request.tokens),
+        refused: None,
         error: None,
     };
     sleep_until((started + Duration::from_secs_f64(request.at)).into()).await;
@@ -45,8 +55,12 @@ pub async fn ask(
     });
     let result = timeout_at((started + limit).into(), reading).await;
     answer.error = match result {
-        Ok(Ok(())) if answer.tokens.len() == request.tokens => None,
-        Ok(Ok(())) => Some(format!(
+        Ok(Ok(End::Refused)) => {
+            answer.refused = Some(started.elapsed().as_secs_f64());
+            None
+        }
+        Ok(Ok(End::Complete)) if answer.tokens.len() == request.tokens => None,
+        Ok(Ok(End::Complete)) => Some(format!(
             "{} tokens instead of {}",
             answer.tokens.len(),
             request.tokens
@@ -63,7 +77,7 @@ async fn read(
     server: SocketAddr,
     request: &Planned,
     mut on_tokens: impl FnMut(usize),
-) -> Result<()> {
+) -> Result<End> {
     let stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
     // HTTP/1.0: the body is the events and nothing else, up to the end of the
@@ -94,9 +108,13 @@ async fn read(
         if tokens > 0 {
             on_tokens(tokens);
         }
+        if events.refused {
+            return Ok(End::Refused);
+        }
         text.drain(..end);
     }
-    events.end(request.ids.len())
+    events.end(request.ids.len())?;
+    Ok(End::Complete)
 }
 
 async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> Result<()> {
@@ -115,6 +133,7 @@ async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> Result<()> {
 #[derive(Debug, Default)]
 struct Events {
     accepted: bool,
+    refused: bool,
     /// The event with the usage.
     last: Option<Value>,
     done: bool,
@@ -124,8 +143,15 @@ impl Events {
     /// Whether a line of the answer is a token. Only what isn't is parsed.
     fn line(&mut self, line: &[u8]) -> Result<bool> {
         let line = line.trim_ascii_end();
+        if self.refused {
+            return Ok(false);
+        }
         if !self.accepted {
             let status = String::from_utf8_lossy(line);
+            self.refused = status.contains(" 429 ");
+            if self.refused {
+                return Ok(false);
+            }
             ensure!(status.contains(" 200 "), "the server answered {status}");
             self.accepted = true;
         }

@@ -3,6 +3,8 @@
 //! ```sh
 //! cargo bench --bench load -- --model DIR                # streams that never pause
 //! cargo bench --bench load -- --model DIR --mode open    # requests that come as they please
+//! cargo bench --bench load -- --model DIR --mode overload    # four times what can be answered
+//! cargo bench --bench load -- --model DIR --mode disconnect  # how soon those who leave make room
 //! ```
 //!
 //! It starts the server itself, on a port that the system picks, and ends it.
@@ -11,6 +13,8 @@
 
 mod args;
 mod client;
+mod disconnect;
+mod overload;
 mod process;
 mod report;
 mod requests;
@@ -45,9 +49,14 @@ fn main() -> Result<()> {
     if args.repl {
         return load.take_orders();
     }
+    match args.mode {
+        Mode::Overload => return overload::measure(&load),
+        Mode::Disconnect => return disconnect::measure(&load),
+        Mode::Closed | Mode::Open => {}
+    }
     let mut bench = match args.mode {
         Mode::Closed => Some(Bench::start(&args)?),
-        Mode::Open => None,
+        _ => None,
     };
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
@@ -92,16 +101,31 @@ impl Load<'_> {
 
     fn round(&self) -> Result<Round> {
         let together = match self.args.mode {
-            Mode::Closed => self.args.streams.into(),
             // All of them: each waits for its time.
             Mode::Open => self.requests.len(),
+            _ => self.args.streams.into(),
         };
+        self.round_of(&self.requests, together)
+    }
+
+    /// These requests, at most `together` at a time.
+    fn round_of(&self, requests: &[Planned], together: usize) -> Result<Round> {
+        let first_tokens = || -> Result<[f64; 2]> {
+            let name = "gpt2_time_to_first_token_seconds";
+            let value = |part| self.server.metric(&format!("{name}_{part}"));
+            Ok([value("sum")?, value("count")?])
+        };
+        let before = first_tokens()?;
+        let http = self.server.http_seconds()?;
         let own = processor_seconds("self")?;
         let theirs = self.server.processor_seconds()?;
-        let answers = self.answers(&self.requests, together);
+        let answers = self.answers(requests, together);
         let mut round = Round::new(answers, together);
         round.generator_seconds = processor_seconds("self")? - own;
         round.server_seconds = self.server.processor_seconds()? - theirs;
+        round.http_seconds = self.server.http_seconds()? - http;
+        let after = first_tokens()?;
+        round.engine_first_token = (after[0] - before[0]) / (after[1] - before[1]);
         round.server_peak_bytes = self.server.peak_memory()?;
         Ok(round)
     }

@@ -64,12 +64,39 @@ impl Server {
 
     /// The status line of `/health`.
     fn health(&self) -> Result<String> {
+        let answer = self.get("/health")?;
+        Ok(answer.lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.address)?;
         let host = self.address;
-        write!(stream, "GET /health HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        Ok(answer.lines().next().unwrap_or_default().to_owned())
+        Ok(answer)
+    }
+
+    /// A value of `/metrics`.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.get("/metrics")?;
+        let of = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        let value = text.lines().find_map(of);
+        value.with_context(|| format!("no metric {name}"))
+    }
+
+    /// Processor time of the threads that don't compute: HTTP, and what goes
+    /// with it.
+    pub fn http_seconds(&self) -> Result<f64> {
+        let mut seconds = 0.0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.process.0.id()))? {
+            let task = task?.path();
+            let name = std::fs::read_to_string(task.join("comm"))?;
+            if name.trim() != "gpt2-worker" && !name.starts_with("gpt2-compute") {
+                seconds += seconds_of(&task)?;
+            }
+        }
+        Ok(seconds)
     }
 
     pub fn processor_seconds(&self) -> Result<f64> {
@@ -105,9 +132,14 @@ fn listening(stderr: impl Read + Send + 'static) -> Result<SocketAddr> {
 
 /// Processor time that a process has used so far, of all its threads.
 pub fn processor_seconds(process: &str) -> Result<f64> {
+    seconds_of(&Path::new("/proc").join(process))
+}
+
+/// The same of a process or a thread.
+fn seconds_of(folder: &Path) -> Result<f64> {
     /// Linux counts in hundredths (USER_HZ), whatever its own clock.
     const TICKS: f64 = 100.0;
-    let path = Path::new("/proc").join(process).join("stat");
+    let path = folder.join("stat");
     let stat = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
     // The name before may hold anything; utime and stime are the 12th and 13th

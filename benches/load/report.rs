@@ -27,6 +27,14 @@ pub struct Round {
     pub generator_seconds: f64,
     /// Processor time of the server.
     pub server_seconds: f64,
+    /// That of its threads that don't compute.
+    pub http_seconds: f64,
+    /// Mean time to the first token as the engine sees it.
+    pub engine_first_token: f64,
+    /// Mean time to the first token as the client sees it.
+    pub mean_first_token: f64,
+    /// How long requests waited that were told to come later.
+    pub refused: Vec<f64>,
     /// Most bytes that the server held in memory so far.
     pub server_peak_bytes: u64,
     /// What `gpt2 bench` decodes in a second.
@@ -37,14 +45,18 @@ impl Round {
     /// Of `answers` that came over so many streams.
     pub fn new(answers: Vec<Answer>, streams: usize) -> Self {
         let errors = answers.iter().filter_map(|a| a.error.clone()).collect();
+        let refused = answers.iter().filter_map(|a| Some(a.refused? - a.asked));
+        let refused = refused.collect();
         let (asked, tokens): (Vec<f64>, Vec<Vec<f64>>) =
             answers.into_iter().map(|a| (a.asked, a.tokens)).unzip();
         let first = |(tokens, asked): (&Vec<f64>, &f64)| Some(tokens.first()? - asked);
         let gaps = |tokens: &Vec<f64>| tokens.windows(2).map(|w| w[1] - w[0]).collect::<Vec<_>>();
         let count = tokens.iter().flatten().count();
         let seconds = tokens.iter().flatten().copied().fold(0.0, f64::max);
+        let firsts: Vec<f64> = tokens.iter().zip(&asked).filter_map(first).collect();
         Self {
-            first_token: Quantiles::of(tokens.iter().zip(&asked).filter_map(first).collect()),
+            mean_first_token: firsts.iter().sum::<f64>() / firsts.len() as f64,
+            first_token: Quantiles::of(firsts),
             between_tokens: Quantiles::of(tokens.iter().flat_map(gaps).collect()),
             tokens_per_second: count as f64 / seconds,
             full_tokens_per_second: full_rate(&tokens, streams),
@@ -54,6 +66,9 @@ impl Round {
             seconds,
             generator_seconds: 0.0,
             server_seconds: 0.0,
+            http_seconds: 0.0,
+            engine_first_token: 0.0,
+            refused,
             server_peak_bytes: 0,
             bench: None,
         }
@@ -80,7 +95,7 @@ pub struct Quantiles {
 
 impl Quantiles {
     /// By nearest rank; 0 of nothing.
-    fn of(mut times: Vec<f64>) -> Self {
+    pub fn of(mut times: Vec<f64>) -> Self {
         times.sort_unstable_by(f64::total_cmp);
         let rank = |share: f64| {
             let rank = (share * times.len() as f64).ceil() as usize;
@@ -153,12 +168,15 @@ pub fn summary(args: &Args, rounds: &[Round]) -> String {
         );
     }
     text + &format!(
-        "\nthe generator took {:.1}% of the processor time",
+        "\nthe generator took {:.1}% of the processor time, the server's HTTP {:.2}% of the server's\n\
+         the first token came {:.2} ms later to the client than from the engine",
         100.0 * of(|r| r.generator_seconds / (r.generator_seconds + r.server_seconds)),
+        100.0 * of(|r| r.http_seconds / r.server_seconds),
+        1e3 * of(|r| r.mean_first_token - r.engine_first_token),
     )
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,
