@@ -164,8 +164,9 @@ fn attentions(format: CacheFormat, wanted: &dyn Fn(&str) -> bool) {
                     .collect()
             })
             .collect();
-        let mut keys = vec![0; sequences * per_sequence * heads.key_block(format)];
-        let mut values = vec![0; sequences * per_sequence * heads.value_block(format)];
+        let mut keys = vec![0; sequences * per_sequence * heads.block_words(Cache::Keys, format)];
+        let mut values =
+            vec![0; sequences * per_sequence * heads.block_words(Cache::Values, format)];
         let rows = sequences * new;
         let qkv = noise(rows * 3 * 768);
         let pieces: Vec<Piece<'_>> = (0..sequences)

@@ -11,7 +11,7 @@ use super::worker::{Setup, Worker};
 use super::{CacheSize, Engine, EngineError, Shared, Speculation, capacity};
 use crate::kernels::pool;
 use crate::metrics::Metrics;
-use crate::model::{Config, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
+use crate::model::{Config, Dtype, Gpt2, LoadOptions, ModelFiles};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// How to build an [`Engine`].
@@ -154,7 +154,7 @@ impl EngineBuilder {
                 |size| size.tokens(&config, format),
             )
             .max(config.n_positions);
-        let cache = KvCache::new(&config, format, cache_tokens)?;
+        let cache = model.cache(cache_tokens)?;
         let metrics = Arc::new(Metrics::new());
         let setup = Setup {
             limits: limits(&config, tokenizer.as_ref()),

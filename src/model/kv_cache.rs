@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::blocks::{Blocks, Lease};
 use super::{Config, ModelError};
 pub use crate::kernels::attention::CacheFormat;
-use crate::kernels::attention::{BLOCK, Heads};
+use crate::kernels::attention::{BLOCK, Cache, Heads};
 
 /// Keys and values of all sequences, per layer, in blocks of positions; see
 /// [`Cache`](crate::kernels::attention::Cache) for the order within a block.
@@ -38,13 +38,16 @@ impl KvCache {
     pub fn new(config: &Config, format: CacheFormat, tokens: usize) -> Result<Self, ModelError> {
         let total = tokens.div_ceil(BLOCK);
         let heads = Self::heads(config);
-        let zeros = |words| Tensor::zeros((total, words), DType::U32, &Device::Cpu);
+        let zeros = |part| {
+            let words = heads.block_words(part, format);
+            Tensor::zeros((total, words), DType::U32, &Device::Cpu)
+        };
         let layers = (0..config.n_layer)
             .map(|_| {
                 Ok(LayerCache {
                     format,
-                    keys: zeros(heads.key_block(format))?,
-                    values: zeros(heads.value_block(format))?,
+                    keys: zeros(Cache::Keys)?,
+                    values: zeros(Cache::Values)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -57,7 +60,12 @@ impl KvCache {
     /// Bytes that a cache for `tokens` tokens takes when it is full.
     pub fn bytes_for(config: &Config, format: CacheFormat, tokens: usize) -> usize {
         let heads = Self::heads(config);
-        let block = (heads.key_block(format) + heads.value_block(format)) * size_of::<u32>();
+        let parts = [Cache::Keys, Cache::Values];
+        let words: usize = parts
+            .map(|part| heads.block_words(part, format))
+            .iter()
+            .sum();
+        let block = words * size_of::<u32>();
         tokens.div_ceil(BLOCK) * block * config.n_layer
     }
 

@@ -27,47 +27,32 @@ pub enum Cache {
 }
 
 impl Heads {
-    /// Words of one block of cached keys.
-    pub fn key_block(&self, format: CacheFormat) -> usize {
-        self.count * self.keys_of_head(format)
+    /// Words of one block of cached keys or values.
+    pub fn block_words(&self, part: Cache, format: CacheFormat) -> usize {
+        self.count * self.head_words(part, format)
     }
 
-    /// Words of one block of cached values.
-    pub fn value_block(&self, format: CacheFormat) -> usize {
-        self.count * self.values_of_head(format)
+    fn head_words(&self, part: Cache, format: CacheFormat) -> usize {
+        let in_word = format.values_in_word();
+        match part {
+            Cache::Keys => self.dim.div_ceil(in_word) * BLOCK,
+            Cache::Values => panels(self.dim) * (BLOCK / in_word) * PANEL,
+        }
     }
 
     pub(super) fn width(&self) -> usize {
         self.count * self.dim
     }
 
-    fn keys_of_head(&self, format: CacheFormat) -> usize {
-        self.dim.div_ceil(format.values_in_word()) * BLOCK
-    }
-
-    fn values_of_head(&self, format: CacheFormat) -> usize {
-        panels(self.dim) * (BLOCK / format.values_in_word()) * PANEL
-    }
-
-    /// One head's keys in a block.
-    pub(super) fn keys<'a>(
+    /// One head's keys or values in a block.
+    pub(super) fn of_block<'a>(
         &self,
-        (cache, format): (&'a [u32], CacheFormat),
+        (part, format): (Cache, CacheFormat),
+        cache: &'a [u32],
         block: u32,
         head: usize,
     ) -> &'a [u32] {
-        let len = self.keys_of_head(format);
-        &cache[(block as usize * self.count + head) * len..][..len]
-    }
-
-    /// One head's values in a block.
-    pub(super) fn values<'a>(
-        &self,
-        (cache, format): (&'a [u32], CacheFormat),
-        block: u32,
-        head: usize,
-    ) -> &'a [u32] {
-        let len = self.values_of_head(format);
+        let len = self.head_words(part, format);
         &cache[(block as usize * self.count + head) * len..][..len]
     }
 }
@@ -86,10 +71,7 @@ pub fn write_cache(
     cache: &mut [u32],
 ) {
     let width = heads.width();
-    let block_len = match part {
-        Cache::Keys => heads.key_block(format),
-        Cache::Values => heads.value_block(format),
-    };
+    let block_len = heads.block_words(part, format);
     for piece in pieces {
         let blocks = &piece.blocks[..(piece.position + piece.count).div_ceil(BLOCK)];
         let end = blocks.iter().map(|&b| (b as usize + 1) * block_len).max();
@@ -150,10 +132,7 @@ unsafe fn write_head<V: Vector>(write: Write<'_>, out: SharedMut<u32>) {
         head,
         ..
     } = write;
-    let head_len = match write.part {
-        Cache::Keys => heads.keys_of_head(format),
-        Cache::Values => heads.values_of_head(format),
-    };
+    let head_len = heads.head_words(write.part, format);
     let mut i = 0;
     while i < piece.count {
         let (position, values) = (piece.position + i, write.new_values(i));

@@ -15,11 +15,11 @@ use std::cell::RefCell;
 
 use super::SharedMut;
 use super::isa::{Isa, dispatch};
+use super::linear::{Floats, PairProducts, Pairs, Words};
 use super::pool;
 use super::vector::Vector;
 pub use cache::{BLOCK, Cache, write_cache};
 pub use format::CacheFormat;
-use format::{Floats, Format, PairProducts, Pairs};
 use rows::{Rows, SPAN};
 pub use weights::weights;
 
@@ -104,11 +104,13 @@ pub fn attention_with(isa: Isa, layer: Attention<'_>, out: &mut [f32]) {
 
 impl<'a> Attention<'a> {
     fn head_keys(&self, block: u32, head: usize) -> &'a [u32] {
-        self.heads.keys((self.keys, self.format), block, head)
+        let part = (Cache::Keys, self.format);
+        self.heads.of_block(part, self.keys, block, head)
     }
 
     fn head_values(&self, block: u32, head: usize) -> &'a [u32] {
-        self.heads.values((self.values, self.format), block, head)
+        let part = (Cache::Values, self.format);
+        self.heads.of_block(part, self.values, block, head)
     }
 }
 
@@ -176,16 +178,16 @@ impl<'a> Tasks<'a> {
     }
 }
 
-fn run<F: Kernels>(isa: Isa, layer: Attention<'_>, task: Task<'_>, out: SharedMut) {
+fn run<W: Kernels>(isa: Isa, layer: Attention<'_>, task: Task<'_>, out: SharedMut) {
     thread_local! {
         /// Scores, and queries as they meet the keys.
         static SCRATCH: RefCell<Vec<[u32; SPAN]>> = const { RefCell::new(Vec::new()) };
     }
-    SCRATCH.with_borrow_mut(|scratch| F::attend_on(isa, layer, task, scratch, out));
+    SCRATCH.with_borrow_mut(|scratch| W::attend_on(isa, layer, task, scratch, out));
 }
 
-/// The kernel of a format, compiled for each instruction set.
-trait Kernels: Format {
+/// The kernel for such words, compiled for each instruction set.
+trait Kernels: Words {
     fn attend_on(
         isa: Isa,
         layer: Attention<'_>,
@@ -196,8 +198,8 @@ trait Kernels: Format {
 }
 
 macro_rules! kernels {
-    ($format:ident, $extra:literal) => {
-        impl Kernels for $format {
+    ($words:ident, $extra:literal) => {
+        impl Kernels for $words {
             fn attend_on(
                 isa: Isa,
                 layer: Attention<'_>,
@@ -205,7 +207,7 @@ macro_rules! kernels {
                 scratch: &mut Vec<[u32; SPAN]>,
                 out: SharedMut,
             ) {
-                dispatch!($extra, isa, attend[$format](
+                dispatch!($extra, isa, attend[$words](
                     layer: Attention<'_>, task: Task<'_>, scratch: &mut Vec<[u32; SPAN]>, out: SharedMut
                 ));
             }
@@ -222,7 +224,7 @@ kernels!(PairProducts, "avx512bf16");
 /// The set of `V` must be there; `out` must hold `[rows, heads·dim]`, and no
 /// other thread may touch these heads of these rows.
 #[inline(always)]
-unsafe fn attend<V: Vector, F: Format>(
+unsafe fn attend<V: Vector, W: Words>(
     layer: Attention<'_>,
     task: Task<'_>,
     scratch: &mut Vec<[u32; SPAN]>,
@@ -241,11 +243,11 @@ unsafe fn attend<V: Vector, F: Format>(
             // SAFETY: passed on from the caller.
             done += unsafe {
                 match V::ROWS.min(piece.count - done) {
-                    12.. => rows.attend::<V, F, 12>(layer, scratch, out),
-                    4.. => rows.attend::<V, F, 4>(layer, scratch, out),
-                    3 => rows.attend::<V, F, 3>(layer, scratch, out),
-                    2 => rows.attend::<V, F, 2>(layer, scratch, out),
-                    _ => rows.attend::<V, F, 1>(layer, scratch, out),
+                    12.. => rows.attend::<V, W, 12>(layer, scratch, out),
+                    4.. => rows.attend::<V, W, 4>(layer, scratch, out),
+                    3 => rows.attend::<V, W, 3>(layer, scratch, out),
+                    2 => rows.attend::<V, W, 2>(layer, scratch, out),
+                    _ => rows.attend::<V, W, 1>(layer, scratch, out),
                 }
             };
         }

@@ -1,10 +1,9 @@
 //! Attention of a few rows that fit the registers.
 
-use super::format::{Format, multiply};
 use super::{Attention, BLOCK, Heads};
 use crate::kernels::SharedMut;
 use crate::kernels::activation::exp_negative;
-use crate::kernels::linear::{Ahead, PANEL, panels};
+use crate::kernels::linear::{Ahead, PANEL, Words, multiply, multiply_chunks, panels, words_of};
 use crate::kernels::vector::{LANES, Vector, by_halves, load_two, store_two};
 
 /// Blocks of a span.
@@ -47,7 +46,7 @@ impl Rows<'_> {
     /// The set of `V` must be there; `out` must hold `[rows, heads·dim]`, and
     /// no other thread may touch this head of these rows.
     #[inline(always)]
-    pub unsafe fn attend<V: Vector, F: Format, const R: usize>(
+    pub unsafe fn attend<V: Vector, W: Words, const R: usize>(
         self,
         layer: Attention<'_>,
         scratch: &mut Vec<[u32; SPAN]>,
@@ -58,7 +57,7 @@ impl Rows<'_> {
         let out = |r: usize| unsafe { out.slice((self.row + r) * width + self.head * dim, dim) };
         (0..R).for_each(|r| out(r).fill(0.0));
         let mut online = [Online::START; R];
-        let query_words = dim.div_ceil(LANES) * R * words_of::<F>(LANES);
+        let query_words = dim.div_ceil(LANES) * R * words_of::<W>(LANES);
         // Only ever longer: what lies there need not be zero.
         let room = R + query_words.div_ceil(SPAN);
         if scratch.len() < room {
@@ -68,7 +67,7 @@ impl Rows<'_> {
         let (scores, queries) = split.expect("R of them, and more, are there");
         let queries = &mut queries.as_flattened_mut()[..query_words];
         // SAFETY: passed on from the caller.
-        unsafe { self.pack_queries::<V, F, R>(layer, queries) };
+        unsafe { self.pack_queries::<V, W, R>(layer, queries) };
         let blocks = &self.blocks[..(self.len + R - 1).div_ceil(BLOCK)];
         for (i, span) in blocks.chunks(SPAN_BLOCKS).enumerate() {
             // Negative where the span begins after the first row's position.
@@ -77,10 +76,10 @@ impl Rows<'_> {
             // SAFETY: passed on from the caller.
             unsafe {
                 for (b, &block) in span.iter().enumerate() {
-                    self.score::<V, F, R>(layer, queries, (b, block), scores);
+                    self.score::<V, W, R>(layer, queries, (b, block), scores);
                 }
-                let shrinks = weigh_rows::<V, F, R>(scores, span.len(), seen, &mut online);
-                self.add_values::<V, F, R>(layer, (span, ahead), scores, (shrinks, seen), out);
+                let shrinks = weigh_rows::<V, W, R>(scores, span.len(), seen, &mut online);
+                self.add_values::<V, W, R>(layer, (span, ahead), scores, (shrinks, seen), out);
             }
         }
         for (r, online) in online.iter().enumerate() {
@@ -98,14 +97,14 @@ impl Rows<'_> {
     /// # Safety
     /// The set of `V` must be there.
     #[inline(always)]
-    unsafe fn pack_queries<V: Vector, F: Format, const R: usize>(
+    unsafe fn pack_queries<V: Vector, W: Words, const R: usize>(
         self,
         layer: Attention<'_>,
         out: &mut [u32],
     ) {
         let Heads { dim, scale, .. } = layer.heads;
         let stride = 3 * layer.heads.width();
-        let chunk_words = words_of::<F>(LANES);
+        let chunk_words = words_of::<W>(LANES);
         for r in 0..R {
             let start = (self.row + r) * stride + self.head * dim;
             let query = &layer.qkv[start..][..dim];
@@ -115,9 +114,9 @@ impl Rows<'_> {
                 for (scaled, x) in scaled.iter_mut().zip(x) {
                     *scaled = x * scale;
                 }
-                let out = &mut out[r * chunk_words..][..words_of::<F>(x.len())];
+                let out = &mut out[r * chunk_words..][..words_of::<W>(x.len())];
                 // SAFETY: the caller's promise.
-                unsafe { F::pack::<V>(&scaled[..x.len()], out) };
+                unsafe { W::pack::<V>(&scaled[..x.len()], out) };
             }
             // Each is read once, far from the one before it: those of the
             // piece after the other threads'.
@@ -133,7 +132,7 @@ impl Rows<'_> {
     /// # Safety
     /// The set of `V` must be there; `queries` as they are laid out.
     #[inline(always)]
-    unsafe fn score<V: Vector, F: Format, const R: usize>(
+    unsafe fn score<V: Vector, W: Words, const R: usize>(
         self,
         layer: Attention<'_>,
         queries: &[u32],
@@ -142,7 +141,7 @@ impl Rows<'_> {
     ) {
         let keys = layer.head_keys(block, self.head);
         let values = layer.head_values(block, self.head);
-        let (steps, chunk_words) = (keys.len() / PANEL, words_of::<F>(LANES));
+        let steps = keys.len() / PANEL;
         // The values are next.
         let ahead = Ahead {
             from: values.as_ptr().cast(),
@@ -152,12 +151,8 @@ impl Rows<'_> {
         // scores is two vectors.
         unsafe {
             let mut sums = [[V::splat(0.0); 2]; R];
-            let keys = keys.chunks(LANES / F::IN_WORD * PANEL);
-            for (i, (x, keys)) in queries.chunks(R * chunk_words).zip(keys).enumerate() {
-                let x = (x.as_ptr(), chunk_words);
-                let ahead = ahead.after(i * (LANES / F::IN_WORD));
-                multiply::<V, F, R>(x, keys.as_ptr(), keys.len() / PANEL, ahead, &mut sums);
-            }
+            let queries = (queries.as_ptr(), LANES / W::IN_WORD);
+            multiply_chunks::<V, W, R>(queries, keys.as_ptr(), steps, ahead, &mut sums);
             for (sum, scores) in sums.into_iter().zip(scores) {
                 let scores = scores[b * BLOCK..][..BLOCK].as_mut_ptr().cast::<f32>();
                 sum[0].store(scores);
@@ -173,7 +168,7 @@ impl Rows<'_> {
     /// # Safety
     /// The set of `V` must be there; `weights` as [`weigh_rows`] leaves them.
     #[inline(always)]
-    unsafe fn add_values<'o, V: Vector, F: Format, const R: usize>(
+    unsafe fn add_values<'o, V: Vector, W: Words, const R: usize>(
         self,
         layer: Attention<'_>,
         (span, ahead): (&[u32], Option<&[u32]>),
@@ -181,11 +176,9 @@ impl Rows<'_> {
         (shrinks, seen): ([f32; R], isize),
         out: impl Fn(usize) -> &'o mut [f32],
     ) {
-        /// Words of a row's weights.
-        const STRIDE: usize = SPAN;
         let weights = weights.as_ptr().cast::<u32>();
-        let (panels, block_steps) = (panels(layer.heads.dim), BLOCK / F::IN_WORD);
-        let block_words = words_of::<F>(BLOCK);
+        let (panels, block_steps) = (panels(layer.heads.dim), BLOCK / W::IN_WORD);
+        let block_words = words_of::<W>(BLOCK);
         for panel in 0..panels {
             let start = panel * PANEL;
             // SAFETY: the set is the caller's promise; weights and panels have
@@ -208,17 +201,17 @@ impl Rows<'_> {
                     };
                     // What all rows see, and what the last one sees.
                     let seen = seen - (b * BLOCK) as isize;
-                    let all = seen.clamp(0, BLOCK as isize) as usize / F::IN_WORD;
+                    let all = seen.clamp(0, BLOCK as isize) as usize / W::IN_WORD;
                     let last = (seen + R as isize - 1).clamp(0, BLOCK as isize) as usize;
-                    multiply::<V, F, R>((x, STRIDE), values.as_ptr(), all, next, &mut sums);
-                    for i in all..last.div_ceil(F::IN_WORD) {
+                    multiply::<V, W, R>((x, SPAN), values.as_ptr(), all, next, &mut sums);
+                    for i in all..last.div_ceil(W::IN_WORD) {
                         for (r, sum) in sums.iter_mut().enumerate() {
                             // A row that doesn't see it must not even add 0 of it.
-                            let seen = seen + r as isize - (i * F::IN_WORD) as isize;
+                            let seen = seen + r as isize - (i * W::IN_WORD) as isize;
                             if seen > 0 {
-                                let both = seen >= F::IN_WORD as isize;
-                                let step = F::load::<V>(values.as_ptr().add(i * PANEL), both);
-                                *sum = F::add(*sum, x.add(r * STRIDE + i * F::INPUT_WORDS), step);
+                                let both = seen >= W::IN_WORD as isize;
+                                let step = W::load::<V>(values.as_ptr().add(i * PANEL), both);
+                                *sum = W::add(*sum, x.add(r * SPAN + i * W::INPUT_WORDS), step);
                             }
                         }
                     }
@@ -254,7 +247,7 @@ impl Rows<'_> {
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
-unsafe fn weigh_rows<V: Vector, F: Format, const R: usize>(
+unsafe fn weigh_rows<V: Vector, W: Words, const R: usize>(
     scores: &mut [[u32; SPAN]; R],
     blocks: usize,
     seen: isize,
@@ -266,7 +259,7 @@ unsafe fn weigh_rows<V: Vector, F: Format, const R: usize>(
         if seen > 0 {
             let scores = &mut scores[..blocks * BLOCK];
             // SAFETY: the caller's promise.
-            shrinks[r] = unsafe { weigh::<V, F>(scores, seen as usize, &mut online[r]) };
+            shrinks[r] = unsafe { weigh::<V, W>(scores, seen as usize, &mut online[r]) };
         }
     }
     shrinks
@@ -277,7 +270,7 @@ unsafe fn weigh_rows<V: Vector, F: Format, const R: usize>(
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
-unsafe fn weigh<V: Vector, F: Format>(scores: &mut [u32], seen: usize, online: &mut Online) -> f32 {
+unsafe fn weigh<V: Vector, W: Words>(scores: &mut [u32], seen: usize, online: &mut Online) -> f32 {
     // Beyond the row's own position: perhaps other sequences' keys.
     if seen < scores.len() {
         scores[seen..].fill(f32::NEG_INFINITY.to_bits());
@@ -300,20 +293,15 @@ unsafe fn weigh<V: Vector, F: Format>(scores: &mut [u32], seen: usize, online: &
             *lane += weight;
         }
         // They take no more room than the scores, which have been read.
-        let words = words_of::<F>(LANES);
+        let words = words_of::<W>(LANES);
         // SAFETY: the caller's promise.
-        unsafe { F::pack::<V>(&weights, &mut scores[i * words..][..words]) };
+        unsafe { W::pack::<V>(&weights, &mut scores[i * words..][..words]) };
     }
     *online = Online {
         highest,
         total: f32::mul_add(online.total, shrink, by_halves(lanes, |a, b| a + b)),
     };
     shrink
-}
-
-/// Words of a row's inputs.
-const fn words_of<F: Format>(inputs: usize) -> usize {
-    inputs.div_ceil(F::IN_WORD) * F::INPUT_WORDS
 }
 
 #[inline(always)]

@@ -47,8 +47,8 @@ fn run(
 ) -> Vec<Vec<f32>> {
     let width = heads.width();
     // What a cache holds before must not matter: NaN in each format.
-    let mut keys = vec![u32::MAX; 12 * heads.key_block(format)];
-    let mut values = vec![u32::MAX; 12 * heads.value_block(format)];
+    let mut keys = vec![u32::MAX; 12 * heads.block_words(Cache::Keys, format)];
+    let mut values = vec![u32::MAX; 12 * heads.block_words(Cache::Values, format)];
     let mut outputs: Vec<Vec<f32>> = sequences.iter().map(|_| Vec::new()).collect();
     let len = |s: &Sequence| s.qkv.len() / (3 * width);
     for start in (0..sequences.iter().map(len).max().unwrap()).step_by(chunk) {

@@ -2,6 +2,7 @@
 
 use super::PANEL;
 use super::format::{Ahead, CHUNK, Format};
+use super::words::{PairProducts, multiply_chunks};
 use crate::kernels::vector::{LANES, Vector};
 
 /// Weights `[panel, k/2, PANEL, 2]`, inputs `[k/CHUNK, rows, CHUNK]`,
@@ -38,25 +39,9 @@ impl Format for Bf16 {
         ahead: Ahead,
         sums: &mut [[V; 2]; R],
     ) {
-        // A copy, so that the sums stay in registers.
-        let mut local = *sums;
-        for i in 0..steps {
-            ahead.fetch::<V>(i, 0, 2);
-            ahead.fetch::<V>(i, 1, 2);
-            // SAFETY: the set is the caller's promise, and step `i` lies
-            // within what it says is readable.
-            unsafe {
-                let (chunk, word) = (i / Self::CHUNK_WORDS, i % Self::CHUNK_WORDS);
-                let x = x.add(chunk * R * Self::CHUNK_WORDS + word);
-                let w = w.add(i * Self::STEP_BYTES);
-                let w = [V::load_bytes(w), V::load_bytes(w.add(64))];
-                for (r, sum) in local.iter_mut().enumerate() {
-                    let x = *x.add(r * Self::CHUNK_WORDS);
-                    sum[0] = sum[0].dot_bf16(w[0], x);
-                    sum[1] = sum[1].dot_bf16(w[1], x);
-                }
-            }
+        // SAFETY: passed on from the caller; a step is a word of each column.
+        unsafe {
+            multiply_chunks::<V, PairProducts, R>((x, CHUNK / 2), w.cast(), steps, ahead, sums);
         }
-        *sums = local;
     }
 }

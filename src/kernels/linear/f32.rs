@@ -2,6 +2,7 @@
 
 use super::PANEL;
 use super::format::{Ahead, CHUNK, Format};
+use super::words::{Floats, multiply_chunks};
 use crate::kernels::vector::{LANES, Vector};
 
 /// Weights `[panel, k, PANEL]`, inputs `[k/CHUNK, rows, CHUNK]`.
@@ -37,25 +38,9 @@ impl Format for F32 {
         ahead: Ahead,
         sums: &mut [[V; 2]; R],
     ) {
-        // A copy, so that the sums stay in registers.
-        let mut local = *sums;
-        for first in (0..steps).step_by(CHUNK) {
-            for i in first..steps.min(first + CHUNK) {
-                ahead.fetch::<V>(i, 0, 2);
-                ahead.fetch::<V>(i, 1, 2);
-                // SAFETY: passed on from the caller; each chunk of inputs is
-                // `[R, CHUNK]`.
-                unsafe {
-                    let x = x.add(first * R + i - first).cast::<f32>();
-                    let w = w.add(i * Self::STEP_BYTES).cast();
-                    let w = [V::load(w), V::load(w.add(LANES))];
-                    for (r, sum) in local.iter_mut().enumerate() {
-                        let x = V::splat(*x.add(r * CHUNK));
-                        *sum = [sum[0].fma(x, w[0]), sum[1].fma(x, w[1])];
-                    }
-                }
-            }
+        // SAFETY: passed on from the caller; a step is a word of each column.
+        unsafe {
+            multiply_chunks::<V, Floats, R>((x, CHUNK), w.cast(), steps, ahead, sums);
         }
-        *sums = local;
     }
 }

@@ -12,10 +12,12 @@ mod pack;
 mod q4;
 mod q8;
 mod quantize;
+mod words;
 
 pub use blocking::{Linear, Then, linear, linear_with};
 pub(super) use format::Ahead;
 pub use pack::{aligned_start, pack_panel, packed_len, panels, unpack_column};
+pub(super) use words::{Floats, PairProducts, Pairs, Words, multiply, multiply_chunks, words_of};
 
 use super::vector::LANES;
 
