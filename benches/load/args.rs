@@ -79,11 +79,10 @@ pub struct Args {
 impl Args {
     pub fn request_count(&self) -> usize {
         let default = match self.mode {
-            Mode::Closed => self.streams,
+            Mode::Closed | Mode::Disconnect => self.streams,
             Mode::Open => 64,
             // Several times, so that they don't begin together.
             Mode::Overload => self.streams.saturating_mul(4),
-            Mode::Disconnect => self.streams,
         };
         self.requests.unwrap_or(default).into()
     }

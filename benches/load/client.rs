@@ -108,7 +108,7 @@ async fn read(
         if tokens > 0 {
             on_tokens(tokens);
         }
-        if events.refused {
+        if events.accepted == Some(false) {
             return Ok(End::Refused);
         }
         text.drain(..end);
@@ -132,8 +132,8 @@ async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> Result<()> {
 /// How far the answer has come.
 #[derive(Debug, Default)]
 struct Events {
-    accepted: bool,
-    refused: bool,
+    /// What the status line said, once it is there: 200, or 429.
+    accepted: Option<bool>,
     /// The event with the usage.
     last: Option<Value>,
     done: bool,
@@ -143,17 +143,18 @@ impl Events {
     /// Whether a line of the answer is a token. Only what isn't is parsed.
     fn line(&mut self, line: &[u8]) -> Result<bool> {
         let line = line.trim_ascii_end();
-        if self.refused {
-            return Ok(false);
-        }
-        if !self.accepted {
-            let status = String::from_utf8_lossy(line);
-            self.refused = status.contains(" 429 ");
-            if self.refused {
-                return Ok(false);
+        let accepted = match self.accepted {
+            Some(accepted) => accepted,
+            None => {
+                let status = String::from_utf8_lossy(line);
+                let accepted = !status.contains(" 429 ");
+                let known = !accepted || status.contains(" 200 ");
+                ensure!(known, "the server answered {status}");
+                *self.accepted.insert(accepted)
             }
-            ensure!(status.contains(" 200 "), "the server answered {status}");
-            self.accepted = true;
+        };
+        if !accepted {
+            return Ok(false);
         }
         let Some(data) = line.strip_prefix(b"data: ") else {
             return Ok(false);

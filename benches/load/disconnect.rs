@@ -48,20 +48,23 @@ pub fn measure(load: &Load<'_>) -> Result<()> {
 }
 
 fn running_requests(load: &Load<'_>) -> Result<f64> {
-    load.server.metric("gpt2_requests_running")
+    let [running] = load.server.metrics(["gpt2_requests_running"])?;
+    Ok(running)
 }
 
 /// A stream that goes on for long, once it has begun.
 fn open(load: &Load<'_>) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(load.server.address)?;
-    let body = r#"{"prompt": "Once upon a time", "max_tokens": 900, "ignore_eos": true}"#;
+    let body = concat!(
+        r#"{"prompt": "Once upon a time", "max_tokens": 900, "#,
+        r#""ignore_eos": true, "stream": true}"#
+    );
     write!(
         stream,
         "POST /v1/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{}",
+         Content-Length: {}\r\n\r\n{body}",
         load.server.address,
-        body.len() - 1 + r#", "stream": true}"#.len(),
-        body.replace('}', r#", "stream": true}"#),
+        body.len(),
     )?;
     stream.set_read_timeout(Some(PATIENCE))?;
     read_some(&mut stream)?;

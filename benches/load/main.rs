@@ -49,14 +49,11 @@ fn main() -> Result<()> {
     if args.repl {
         return load.take_orders();
     }
-    match args.mode {
-        Mode::Overload => return overload::measure(&load),
-        Mode::Disconnect => return disconnect::measure(&load),
-        Mode::Closed | Mode::Open => {}
-    }
     let mut bench = match args.mode {
         Mode::Closed => Some(Bench::start(&args)?),
-        _ => None,
+        Mode::Open => None,
+        Mode::Overload => return overload::measure(&load),
+        Mode::Disconnect => return disconnect::measure(&load),
     };
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
@@ -110,10 +107,11 @@ impl Load<'_> {
 
     /// These requests, at most `together` at a time.
     fn round_of(&self, requests: &[Planned], together: usize) -> Result<Round> {
-        let first_tokens = || -> Result<[f64; 2]> {
-            let name = "gpt2_time_to_first_token_seconds";
-            let value = |part| self.server.metric(&format!("{name}_{part}"));
-            Ok([value("sum")?, value("count")?])
+        let first_tokens = || {
+            self.server.metrics([
+                "gpt2_time_to_first_token_seconds_sum",
+                "gpt2_time_to_first_token_seconds_count",
+            ])
         };
         let before = first_tokens()?;
         let http = self.server.http_seconds()?;

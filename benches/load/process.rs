@@ -77,12 +77,16 @@ impl Server {
         Ok(answer)
     }
 
-    /// A value of `/metrics`.
-    pub fn metric(&self, name: &str) -> Result<f64> {
+    /// These values of `/metrics`.
+    pub fn metrics<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
         let text = self.get("/metrics")?;
-        let of = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-        let value = text.lines().find_map(of);
-        value.with_context(|| format!("no metric {name}"))
+        let mut values = [0.0; N];
+        for (value, name) in values.iter_mut().zip(names) {
+            let of = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+            let found = text.lines().find_map(of);
+            *value = found.with_context(|| format!("no metric {name}"))?;
+        }
+        Ok(values)
     }
 
     /// Processor time of the threads that don't compute: HTTP, and what goes
