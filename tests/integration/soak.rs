@@ -86,14 +86,20 @@ impl Server {
     }
 
     fn state(&self) -> State {
+        let count_of = |folder| {
+            let path = format!("/proc/{}/{folder}", self.0.child.id());
+            fs::read_dir(path).unwrap().count() as u64
+        };
+        // Before there is a connection to ask for the metrics.
+        let (files, threads) = (count_of("fd"), count_of("task"));
         let (_, _, metrics) = answer(send(self.0.address, "GET /metrics HTTP/1.1", b""));
         let value = |name: &str| -> u64 {
             let line = metrics.lines().find_map(|line| line.strip_prefix(name));
             let value = line.unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
             value.trim().parse().unwrap()
         };
-        let of_process = |file| format!("/proc/{}/{file}", self.0.child.id());
-        let status = fs::read_to_string(of_process("status")).unwrap();
+        let status = format!("/proc/{}/status", self.0.child.id());
+        let status = fs::read_to_string(status).unwrap();
         let anonymous = status
             .lines()
             .find_map(|line| line.strip_prefix("RssAnon:"));
@@ -107,8 +113,8 @@ impl Server {
             blocks: value("gpt2_kv_blocks_used "),
             requests: value("gpt2_requests_running ") + value("gpt2_requests_waiting "),
             tasks: value("gpt2_http_tasks "),
-            files: fs::read_dir(of_process("fd")).unwrap().count() as u64,
-            threads: fs::read_dir(of_process("task")).unwrap().count() as u64,
+            files,
+            threads,
             memory: kib << 10,
         }
     }
@@ -174,8 +180,8 @@ fn afterwards_the_server_is_as_it_was() {
     let took = started.elapsed();
     let after = server.settled();
     println!("{count} requests in {took:.1?}; before: {before}; after: {after}");
-    assert!(after.tasks <= before.tasks, "tasks");
-    assert!(after.files <= before.files, "file descriptors");
+    assert_eq!(after.tasks, before.tasks, "tasks");
+    assert_eq!(after.files, before.files, "file descriptors");
     assert!(after.threads <= before.threads, "threads");
     assert!(after.memory <= before.memory + MEMORY, "anonymous memory");
 }
