@@ -65,6 +65,8 @@ struct Inner {
     vocab_size: usize,
     /// The bytes of every token, by id, where the tokenizer is byte-level.
     bytes: Option<Vec<Vec<u8>>>,
+    /// The length of the longest of these.
+    longest: usize,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -128,6 +130,7 @@ impl Tokenizer {
             inner: Arc::new(Inner {
                 tokenizer,
                 vocab_size,
+                longest: bytes.iter().flatten().map(Vec::len).max().unwrap_or(0),
                 bytes,
             }),
         }
@@ -181,8 +184,8 @@ impl Tokenizer {
         if self.inner.tokenizer.get_normalizer().is_some() {
             return None;
         }
-        let longest = self.inner.bytes.as_ref()?.iter().map(Vec::len).max()?;
-        Some(longest.saturating_mul(tokens))
+        self.inner.bytes.as_ref()?;
+        Some(self.inner.longest.saturating_mul(tokens))
     }
 
     /// The largest id plus one, added tokens included.

@@ -44,12 +44,21 @@ pub fn run(args: Args) -> Result<()> {
     }
     let files = args.generation.model.files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(io_threads())
         .enable_all()
         .build()?;
     let result = runtime.block_on(listen(args, files));
     // A model that is still being loaded is no reason to stay.
     runtime.shutdown_timeout(EXIT_GRACE);
     result
+}
+
+/// Threads that read and write. The threads that compute use every processor,
+/// so these take turns with them, and what one hands to another waits for a
+/// turn twice: few are faster.
+fn io_threads() -> usize {
+    let processors = std::thread::available_parallelism();
+    (processors.map_or(1, usize::from) / 4).max(1)
 }
 
 async fn listen(args: Args, files: ModelFiles) -> Result<()> {
