@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::http_client::{JSON, events_of, send, status_of};
+use crate::http_client::{JSON, answer, events_of, send, status_of};
 use crate::served::Served;
 
 impl Served {
@@ -59,7 +59,17 @@ impl Served {
             half: half.collect(),
         };
         std::thread::sleep(Duration::from_millis(100));
+        // First come, first served: those that wait are the last to have come.
+        assert!(self.waiting() >= load.waiting.len());
         load
+    }
+
+    /// How many texts the engine has not begun.
+    fn waiting(&self) -> usize {
+        let (_, _, metrics) = answer(send(self.address, "GET /metrics HTTP/1.1", b""));
+        let mut lines = metrics.lines();
+        let waiting = lines.find_map(|line| line.strip_prefix("gpt2_requests_waiting "));
+        waiting.unwrap().parse().unwrap()
     }
 }
 
