@@ -41,7 +41,7 @@ pub struct InspectRequest {
     #[schema(value_type = Option<Vec<u64>>)]
     positions: Option<Vec<Whole>>,
     /// The most likely tokens at each layer, so many: the logit lens.
-    #[schema(value_type = Option<u64>, maximum = 10, default = 0)]
+    #[schema(value_type = Option<u64>, format = "uint64", maximum = 10, default = 0)]
     lens: Option<Whole>,
     /// Positions through the lens, at most 16; the last one unless given.
     #[schema(value_type = Option<Vec<u64>>)]

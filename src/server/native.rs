@@ -29,13 +29,13 @@ pub struct GenerateRequest {
     /// The text to continue; an empty one starts from end-of-text.
     prompt: String,
     /// Most tokens to generate; beyond the context's end nothing comes.
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 2147483647, default = 50)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1, maximum = 2147483647, default = 50)]
     max_tokens: Option<Whole>,
     /// `greedy`, `top-k` or `top-p`.
     #[schema(value_type = Option<StrategyName>, default = "greedy")]
     strategy: Option<String>,
     /// Keep the `k` most likely tokens.
-    #[schema(value_type = Option<u64>, minimum = 1, default = 50)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1, default = 50)]
     k: Option<Whole>,
     /// Divides the logits; 0 is greedy.
     #[schema(value_type = Option<f64>, minimum = 0, default = 1.0)]
@@ -50,7 +50,7 @@ pub struct GenerateRequest {
     #[schema(value_type = Option<f64>, exclusive_minimum = 0)]
     repetition_penalty: Option<Number>,
     /// Repeats a draw.
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<u64>, format = "uint64")]
     seed: Option<Whole>,
     /// Where to end.
     stop: Option<Strings>,

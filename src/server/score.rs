@@ -21,7 +21,7 @@ pub struct ScoreRequest {
     input: Texts,
     /// Tokens that each window adds, where a text is longer than the context;
     /// half the context unless given.
-    #[schema(value_type = Option<u64>, minimum = 1)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1)]
     stride: Option<Whole>,
 }
 

@@ -39,7 +39,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 /// A whole number of 0 or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(value_type = u64)]
+#[schema(value_type = u64, format = "uint64")]
 pub struct Whole(pub u64);
 
 impl<'de> Deserialize<'de> for Whole {

@@ -35,7 +35,7 @@ pub struct CompletionRequest {
     pub prompt: Option<Texts>,
     /// Choices to generate for each prompt, of which the `n` with the highest
     /// mean log probability are returned.
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 16)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1, maximum = 16)]
     best_of: Option<Whole>,
     /// Return the prompt before the completion.
     #[schema(default = false)]
@@ -47,13 +47,13 @@ pub struct CompletionRequest {
     #[schema(value_type = Option<Object>)]
     logit_bias: Option<LogitBias>,
     /// Return log probabilities, with so many alternatives a token.
-    #[schema(value_type = Option<u64>, maximum = 5)]
+    #[schema(value_type = Option<u64>, format = "uint64", maximum = 5)]
     logprobs: Option<Whole>,
     /// Most tokens to generate; with 0 and `echo` the prompt is only scored.
-    #[schema(value_type = Option<u64>, default = 16)]
+    #[schema(value_type = Option<u64>, format = "uint64", default = 16)]
     max_tokens: Option<Whole>,
     /// Choices to return for each prompt.
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 16, default = 1)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1, maximum = 16, default = 1)]
     n: Option<Whole>,
     /// Subtracted from the logits of tokens that were generated.
     #[schema(value_type = Option<f64>, minimum = -2, maximum = 2, default = 0)]
@@ -87,7 +87,7 @@ pub struct CompletionRequest {
     #[schema(value_type = Option<f64>, exclusive_minimum = 0)]
     repetition_penalty: Option<Number>,
     /// Before so many tokens nothing ends the completion.
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<u64>, format = "uint64")]
     min_tokens: Option<Whole>,
     /// Generate end-of-text like any other token.
     ignore_eos: Option<bool>,
@@ -99,7 +99,7 @@ pub struct CompletionRequest {
     /// Return the ids of tokens.
     return_token_ids: Option<bool>,
     /// Return log probabilities of the prompt, with so many alternatives.
-    #[schema(value_type = Option<u64>, maximum = 20)]
+    #[schema(value_type = Option<u64>, format = "uint64", maximum = 20)]
     prompt_logprobs: Option<Whole>,
 
     /// Ignored.

@@ -36,16 +36,16 @@ pub struct ChatRequest {
     /// Return log probabilities.
     logprobs: Option<bool>,
     /// Alternatives for each token.
-    #[schema(value_type = Option<u64>, maximum = 20)]
+    #[schema(value_type = Option<u64>, format = "uint64", maximum = 20)]
     top_logprobs: Option<Whole>,
     /// The same as `max_completion_tokens`.
-    #[schema(value_type = Option<u64>, minimum = 1)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1)]
     max_tokens: Option<Whole>,
     /// Most tokens to generate; up to the context's end unless given.
-    #[schema(value_type = Option<u64>, minimum = 1)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1)]
     max_completion_tokens: Option<Whole>,
     /// Answers to return.
-    #[schema(value_type = Option<u64>, minimum = 1, maximum = 16, default = 1)]
+    #[schema(value_type = Option<u64>, format = "uint64", minimum = 1, maximum = 16, default = 1)]
     n: Option<Whole>,
     /// Subtracted from the logits of tokens that were generated.
     #[schema(value_type = Option<f64>, minimum = -2, maximum = 2, default = 0)]
@@ -76,7 +76,7 @@ pub struct ChatRequest {
     #[schema(value_type = Option<f64>, exclusive_minimum = 0)]
     repetition_penalty: Option<Number>,
     /// Before so many tokens nothing ends the answer.
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<u64>, format = "uint64")]
     min_tokens: Option<Whole>,
     /// Generate end-of-text like any other token.
     ignore_eos: Option<bool>,
