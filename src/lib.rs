@@ -17,6 +17,8 @@
 
 pub mod metrics;
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod kernels;
 pub mod model;
 pub mod tokenizer;

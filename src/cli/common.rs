@@ -9,7 +9,7 @@ use super::Usage;
 use super::progress::Display;
 use crate::engine::{Engine, EngineBuilder, Speculation};
 use crate::hub::{self, Hub, Settings};
-use crate::model::{Dtype, ModelFiles};
+use crate::model::{Device, Dtype, ModelFiles};
 
 /// Which model, and where it may come from.
 #[derive(Debug, clap::Args)]
@@ -58,15 +58,9 @@ pub struct ModelArgs {
     /// Threads that compute [default: all the process may use]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Where to compute: cpu
+    /// Where to compute: cpu, or cuda[:N] in builds with CUDA
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: Device,
-}
-
-/// A device that this build has.
-#[derive(Debug, Clone, Copy)]
-enum Device {
-    Cpu,
 }
 
 impl ModelArgs {
@@ -87,14 +81,19 @@ impl ModelArgs {
 
     /// An engine to be built on these files.
     fn builder(&self, files: ModelFiles) -> EngineBuilder {
-        let Device::Cpu = self.device;
         let builder = Engine::builder()
             .model(files)
+            .device(self.device)
             .dtype(self.dtype.unwrap_or_default());
         match self.threads() {
             Some(threads) => builder.threads(threads),
             None => builder,
         }
+    }
+
+    /// Where to compute.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The precision asked for.
@@ -144,13 +143,7 @@ fn parse_dtype(text: &str) -> Result<Dtype, String> {
 }
 
 fn parse_device(text: &str) -> Result<Device, String> {
-    match text {
-        "cpu" => Ok(Device::Cpu),
-        _ if text == "cuda" || text.starts_with("cuda:") => {
-            Err("this build has no CUDA; use cpu".to_owned())
-        }
-        _ => Err("no such device; use cpu".to_owned()),
-    }
+    Device::from_str(text).map_err(|e| e.to_string())
 }
 
 /// A comma-separated list of token ids.

@@ -7,11 +7,15 @@ use std::time::Duration;
 use super::queue::Queue;
 use super::scheduler::{Bounds, PREFILL_CHUNK};
 use super::sequence::Limits;
-use super::worker::{Setup, Worker};
+use super::worker::{Forward, Setup, Worker};
 use super::{CacheSize, Engine, EngineError, Shared, Speculation, capacity};
 use crate::kernels::pool;
 use crate::metrics::Metrics;
-use crate::model::{Config, Dtype, Gpt2, LoadOptions, ModelFiles};
+#[cfg(feature = "cuda")]
+use crate::model::CudaGpt2;
+#[cfg(not(feature = "cuda"))]
+use crate::model::ModelError;
+use crate::model::{CacheFormat, Config, Device, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// How to build an [`Engine`].
@@ -19,6 +23,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 pub struct EngineBuilder {
     model: ModelFiles,
     dtype: Dtype,
+    device: Device,
     threads: Option<usize>,
     queue_requests: usize,
     queue_tokens: usize,
@@ -34,6 +39,7 @@ impl EngineBuilder {
         Self {
             model: ModelFiles::demo(),
             dtype: Dtype::default(),
+            device: Device::default(),
             threads: None,
             queue_requests: 256,
             queue_tokens: 128 * 1024,
@@ -57,6 +63,12 @@ impl EngineBuilder {
     /// The precision; f32 unless set.
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = dtype;
+        self
+    }
+
+    /// Where to compute; on the processor unless set.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
         self
     }
 
@@ -129,9 +141,28 @@ impl EngineBuilder {
         {
             tracing::debug!("the threads were started before; their number stays");
         }
-        let options = LoadOptions { dtype: self.dtype };
-        let model = Gpt2::load(&self.model, &options)?;
-        self.start(model)
+        match self.device {
+            Device::Cpu => {
+                let options = LoadOptions { dtype: self.dtype };
+                let model = Gpt2::load(&self.model, &options)?;
+                self.start(model)
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => {
+                let model = CudaGpt2::load(&self.model, self.dtype, ordinal)?;
+                tracing::info!("computing on {}: {}", self.device, model.device_name()?);
+                let free = model.free_memory()?;
+                let (config, format) = (model.config().clone(), model.cache_format());
+                let tokens = self.cache_tokens(&config, format, free);
+                let cache = model.cache(tokens)?;
+                self.start_worker(model, config, cache)
+            }
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => {
+                let message = "this build has no CUDA".to_owned();
+                Err(ModelError::Unsupported(message).into())
+            }
+        }
     }
 
     /// Starts the worker on weights that are in memory already, random ones
@@ -140,21 +171,33 @@ impl EngineBuilder {
     /// # Errors
     /// [`EngineError::Tokenizer`], naming the file at fault.
     pub fn start(self, model: Gpt2) -> Result<Engine, EngineError> {
+        let config = model.config().clone();
+        let tokens = self.cache_tokens(&config, model.cache_format(), capacity::free_memory());
+        let cache = model.cache(tokens)?;
+        self.start_worker(model, config, cache)
+    }
+
+    /// Tokens for which the cache has room, a whole context at least, where
+    /// `free` bytes are free.
+    fn cache_tokens(&self, config: &Config, format: CacheFormat, free: usize) -> usize {
+        let tokens = match self.cache {
+            Some(size) => size.tokens(config, format),
+            None => capacity::default_tokens(config, format, free),
+        };
+        tokens.max(config.n_positions)
+    }
+
+    fn start_worker<M: Forward + Send + 'static>(
+        self,
+        model: M,
+        config: Config,
+        cache: KvCache,
+    ) -> Result<Engine, EngineError> {
         let tokenizer = match Tokenizer::load(&self.model.tokenizer) {
             Ok(tokenizer) => Some(tokenizer),
             Err(TokenizerError::Missing) => None,
             Err(error) => return Err(error.into()),
         };
-        let config = model.config().clone();
-        let format = model.cache_format();
-        let cache_tokens = self
-            .cache
-            .map_or_else(
-                || capacity::default_tokens(&config, format),
-                |size| size.tokens(&config, format),
-            )
-            .max(config.n_positions);
-        let cache = model.cache(cache_tokens)?;
         let metrics = Arc::new(Metrics::new());
         let setup = Setup {
             limits: limits(&config, tokenizer.as_ref()),
@@ -176,6 +219,7 @@ impl EngineBuilder {
             })
             .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
         let shared = Shared {
+            inspects: self.device == Device::Cpu,
             name: self.model.name,
             config,
             tokenizer,

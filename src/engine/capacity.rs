@@ -38,15 +38,15 @@ const UNKNOWN: usize = 4 << 30;
 
 /// Tokens for which the cache has room unless set: a quarter of the memory
 /// that is free, at least one context, at most 64.
-pub fn default_tokens(config: &Config, format: CacheFormat) -> usize {
+pub fn default_tokens(config: &Config, format: CacheFormat, free: usize) -> usize {
     let context = KvCache::bytes_for(config, format, config.n_positions).max(1);
-    let contexts = free_memory() / SHARE / context;
+    let contexts = free / SHARE / context;
     contexts.clamp(1, MOST_CONTEXTS) * config.n_positions
 }
 
 /// Bytes that the process may still take: what the system has left or, if
 /// that is less, what its container has.
-fn free_memory() -> usize {
+pub fn free_memory() -> usize {
     let system = read(Path::new("/proc/meminfo"), available).unwrap_or(UNKNOWN);
     let group = Path::new("/sys/fs/cgroup");
     let number = |text: &str| text.trim().parse::<usize>().ok();
@@ -79,7 +79,7 @@ mod tests {
     fn there_is_room_for_a_context_at_least() {
         let tiny = Config::from_json(br#"{"n_embd": 4, "n_head": 1, "n_layer": 1}"#, "test");
         let tiny = tiny.expect("a config");
-        let tokens = default_tokens(&tiny, CacheFormat::F32);
+        let tokens = default_tokens(&tiny, CacheFormat::F32, free_memory());
         assert_eq!(tokens % tiny.n_positions, 0);
         assert!((1..=64).contains(&(tokens / tiny.n_positions)));
     }

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::ModelError;
 use super::blocks::{Blocks, Lease};
+use super::kv_cache::KvCache;
 use super::workspace::Values;
+use super::{Config, ModelError};
 
 /// Which rows of a span get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,37 @@ impl Batch {
             owner: lease.owner().clone(),
             lease: lease.number(),
         });
+        Ok(())
+    }
+
+    /// Whether a model of this shape can compute it with this cache.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] for an id outside the vocabulary, a position
+    /// outside the context or a lease on another cache.
+    pub(super) fn check(&self, config: &Config, cache: &KvCache) -> Result<(), ModelError> {
+        let fail = |reason: String| Err(ModelError::Batch(reason));
+        let (vocab, context) = (config.vocab_size, config.n_positions);
+        if self.is_empty() {
+            return fail("no tokens".to_owned());
+        }
+        if let Some(id) = self.tokens.iter().find(|&&id| id as usize >= vocab) {
+            return fail(format!(
+                "token id {id} is not below the vocabulary's size, {vocab}"
+            ));
+        }
+        if let Some(p) = self.positions.iter().find(|&&p| p as usize >= context) {
+            return fail(format!(
+                "position {p} is outside the context of {context} tokens"
+            ));
+        }
+        if !self
+            .spans
+            .iter()
+            .all(|span| cache.blocks().same(&span.owner))
+        {
+            return fail("a lease of another cache".to_owned());
+        }
         Ok(())
     }
 

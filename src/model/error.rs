@@ -66,6 +66,10 @@ pub enum ModelError {
     /// A precision or device that this build does not have.
     #[error("{0}")]
     Unsupported(String),
+    /// The GPU failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
     /// The tensor library failed.
     #[error("tensor operation failed: {0}")]
     Candle(String),

@@ -30,6 +30,9 @@ pub struct Gpt2 {
 
 /// Is shown the activations of a forward pass as they come.
 pub trait Recorder {
+    /// Whether anything is recorded: what is on a GPU must be copied to be shown.
+    const RECORDS: bool = true;
+
     /// The residual stream: after the embedding (`layer` 0) and after each
     /// block (`layer` 1 to n_layer), before the final LayerNorm;
     /// `[rows, n_embd]`. Its memory is written again once this returns.
@@ -52,6 +55,8 @@ pub trait Recorder {
 pub struct NoRecorder;
 
 impl Recorder for NoRecorder {
+    const RECORDS: bool = false;
+
     #[inline(always)]
     fn hidden(&mut self, _layer: usize, _x: &Tensor) -> Result<(), ModelError> {
         Ok(())
@@ -72,7 +77,7 @@ impl Gpt2 {
             config.eos_token_ids = eos.unwrap_or(config.eos_token_ids);
         }
         let checkpoint = Checkpoint::open(&files.weights)?;
-        let weights = loader::load(&checkpoint, &config, options.dtype.precision())?;
+        let weights = loader::load(&checkpoint, &config, options.dtype.precision()?)?;
         Ok(Self::new(config, weights))
     }
 
@@ -81,7 +86,7 @@ impl Gpt2 {
     /// # Errors
     /// [`ModelError::Candle`] when the memory cannot be had.
     pub fn random(config: Config, dtype: Dtype, seed: u64) -> Result<Self, ModelError> {
-        let weights = Weights::random(&config, dtype.precision(), seed)?;
+        let weights = Weights::random(&config, dtype.precision()?, seed)?;
         Ok(Self::new(config, weights))
     }
 
@@ -97,7 +102,7 @@ impl Gpt2 {
         change: impl Fn(&mut [f32]) + Sync,
     ) -> Result<Self, ModelError> {
         let config = self.config.clone();
-        let weights = self.weights.repacked(dtype.precision(), change)?;
+        let weights = self.weights.repacked(dtype.precision()?, change)?;
         Ok(Self::new(config, weights))
     }
 
@@ -112,6 +117,11 @@ impl Gpt2 {
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// How keys and values are best kept for these weights: in f32 where they
@@ -157,7 +167,10 @@ impl Gpt2 {
         cache: &mut KvCache,
         recorder: &mut impl Recorder,
     ) -> Result<Logits, ModelError> {
-        self.check(batch, cache)?;
+        batch.check(&self.config, cache)?;
+        if cache.layers.len() != self.config.n_layer {
+            return Err(ModelError::Batch("a cache of another model".to_owned()));
+        }
         let memory = self.workspace.activations(&self.config, batch.len())?;
         let activations = memory.narrow(batch.len())?;
         let pieces = ops::pieces(&batch.spans);
@@ -171,32 +184,6 @@ impl Gpt2 {
         let logits = self.head(&activations.x, batch)?;
         self.workspace.keep(memory);
         Ok(logits)
-    }
-
-    fn check(&self, batch: &Batch, cache: &KvCache) -> Result<(), ModelError> {
-        let fail = |reason: String| Err(ModelError::Batch(reason));
-        let (vocab, context) = (self.config.vocab_size, self.config.n_positions);
-        if batch.is_empty() {
-            return fail("no tokens".to_owned());
-        }
-        if let Some(id) = batch.tokens.iter().find(|&&id| id as usize >= vocab) {
-            return fail(format!(
-                "token id {id} is not below the vocabulary's size, {vocab}"
-            ));
-        }
-        if let Some(p) = batch.positions.iter().find(|&&p| p as usize >= context) {
-            return fail(format!(
-                "position {p} is outside the context of {context} tokens"
-            ));
-        }
-        if !batch
-            .spans
-            .iter()
-            .all(|span| cache.blocks().same(&span.owner))
-        {
-            return fail("a lease of another cache".to_owned());
-        }
-        Ok(())
     }
 
     /// x = wte(tokens) + wpe(positions): `[rows, n_embd]`.

@@ -13,7 +13,11 @@ use crate::kernels::attention::{BLOCK, Cache, Heads};
 /// A sequence finds its positions through the block table of its [`Lease`].
 #[derive(Debug)]
 pub struct KvCache {
+    /// Where it is in the host's memory.
     pub(super) layers: Vec<LayerCache>,
+    /// Where it is not.
+    #[cfg(feature = "cuda")]
+    pub(super) on_device: Option<crate::cuda::Cache>,
     blocks: Blocks,
 }
 
@@ -53,8 +57,20 @@ impl KvCache {
             .collect::<Result<_, ModelError>>()?;
         Ok(Self {
             layers,
+            #[cfg(feature = "cuda")]
+            on_device: None,
             blocks: Blocks::new(total),
         })
+    }
+
+    /// A cache of so many blocks on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_device(blocks: usize, cache: crate::cuda::Cache) -> Self {
+        Self {
+            layers: Vec::new(),
+            on_device: Some(cache),
+            blocks: Blocks::new(blocks),
+        }
     }
 
     /// Bytes that a cache for `tokens` tokens takes when it is full.

@@ -7,6 +7,9 @@ mod batch;
 mod blocks;
 mod checkpoint;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda_gpt2;
+mod device;
 mod error;
 mod files;
 mod gpt2;
@@ -20,6 +23,9 @@ mod workspace;
 pub use batch::{Batch, LogitRows, Logits};
 pub use blocks::{BlockCounts, Blocks, Lease};
 pub use config::{Activation, Config};
+#[cfg(feature = "cuda")]
+pub use cuda_gpt2::CudaGpt2;
+pub use device::Device;
 pub use error::ModelError;
 pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};
 pub use gpt2::{Gpt2, NoRecorder, Recorder};
@@ -40,6 +46,8 @@ pub enum Dtype {
     F32,
     /// Weights, and the activations that meet them, rounded to bf16.
     Bf16,
+    /// The same in f16, on CUDA only.
+    F16,
     /// 8-bit weights and activations in blocks of 32, each with a scale.
     Q8,
     /// 4-bit weights, 8-bit activations in blocks of 32, each with a scale.
@@ -47,7 +55,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// All of them, the most precise first.
+    /// All that a CPU has, the most precise first.
     pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::Q8, Self::Q4];
 
     /// The name on the command line.
@@ -55,30 +63,39 @@ impl Dtype {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
             Self::Q8 => "q8",
             Self::Q4 => "q4",
         }
     }
 
-    /// The kernels' name for it.
-    pub(crate) fn precision(self) -> Precision {
+    /// The name that the kernels for CPUs have for it.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] for f16.
+    pub(crate) fn precision(self) -> Result<Precision, ModelError> {
         match self {
-            Self::F32 => Precision::F32,
-            Self::Bf16 => Precision::Bf16,
-            Self::Q8 => Precision::Q8,
-            Self::Q4 => Precision::Q4,
+            Self::F32 => Ok(Precision::F32),
+            Self::Bf16 => Ok(Precision::Bf16),
+            Self::F16 => Err(ModelError::Unsupported(F16_ON_CPU.to_owned())),
+            Self::Q8 => Ok(Precision::Q8),
+            Self::Q4 => Ok(Precision::Q4),
         }
     }
 }
+
+const F16_ON_CPU: &str = "dtype f16 is for CUDA only; use bf16 on a CPU";
 
 impl FromStr for Dtype {
     type Err = ModelError;
 
     fn from_str(name: &str) -> Result<Self, ModelError> {
-        let known = Self::ALL.into_iter().find(|dtype| dtype.as_str() == name);
+        let cuda = cfg!(feature = "cuda").then_some(Self::F16);
+        let mut all = Self::ALL.into_iter().chain(cuda);
+        let known = all.find(|dtype| dtype.as_str() == name);
         known.ok_or_else(|| {
             ModelError::Unsupported(match name {
-                "f16" => "dtype f16 is for CUDA only; use bf16 on a CPU".to_owned(),
+                "f16" => F16_ON_CPU.to_owned(),
                 _ => format!("no such dtype: {name} (there are f32, bf16, q8 and q4)"),
             })
         })

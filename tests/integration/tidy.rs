@@ -45,8 +45,23 @@ const FLOORS: &[Floor] = &[
         ],
     },
     Floor {
-        name: "model",
+        name: "cuda",
+        // The threads that convert weights.
         imports: &["kernels"],
+        banned: &[
+            "candle_core",
+            "candle_nn",
+            "tokenizers",
+            "tokio",
+            "axum",
+            "clap",
+            "anyhow",
+            "ureq",
+        ],
+    },
+    Floor {
+        name: "model",
+        imports: &["kernels", "cuda"],
         banned: &["tokenizers", "tokio", "axum", "clap", "anyhow", "ureq"],
     },
     Floor {

@@ -104,6 +104,7 @@ impl Variant {
         match self {
             Self::Ours(Dtype::F32) | Self::OurWeights(_) | Self::TheirWeights(_) => "f32",
             Self::Ours(Dtype::Bf16) => "bf16",
+            Self::Ours(Dtype::F16) => "f16",
             Self::Ours(Dtype::Q8 | Dtype::Q4) | Self::Theirs(_) => "8 bits",
         }
     }

@@ -91,7 +91,7 @@ mod tests {
                 ggml.round(column);
                 (0..k).for_each(|i| values[i * PANEL + c] = column[i]);
             }
-            let precision = ggml.dtype().precision();
+            let precision = ggml.dtype().precision().unwrap();
             let mut packed = vec![0; packed_len(precision, k, PANEL)];
             pack_panel(precision, &values, &mut packed);
             for (c, expected) in rounded.iter().enumerate() {

@@ -14,9 +14,10 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::Usage;
 use super::common::ModelArgs;
 use crate::kernels::{Isa, pool};
-use crate::model::{Config, Dtype};
+use crate::model::{Config, Device, Dtype};
 use report::{Measured, Report};
 use source::Source;
 
@@ -53,6 +54,10 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(threads) = args.model.threads() {
         // Nothing ran before in this process, so it is the first word.
         pool::set_threads(threads);
+    }
+    if args.model.device() != Device::Cpu {
+        let message = "the bench measures CPUs only, for now: leave --device out";
+        return Err(Usage(message.to_owned()).into());
     }
     let source = match args.shape {
         Some(config) => Source::Random(config),

@@ -62,7 +62,7 @@ fn answer(model: &Gpt2, prompts: &mut Prompts<'_>, dtype: Dtype, line: &[u8]) ->
             json!({"bytes_per_second": bandwidth})
         }
         Case::Peak => {
-            let peak = machine::multiply_add_peak(dtype.precision());
+            let peak = machine::multiply_add_peak(dtype.precision()?);
             json!({"operations_per_second": peak})
         }
     })

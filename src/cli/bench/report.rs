@@ -114,7 +114,7 @@ impl Measured {
     /// Loads and measures.
     pub fn new(source: &Source, dtype: Dtype) -> Result<Self> {
         let bandwidth = machine::read_bandwidth();
-        let peak = machine::multiply_add_peak(dtype.precision());
+        let peak = machine::multiply_add_peak(dtype.precision()?);
         let afresh = machine::reset_peak_memory();
         let started = Instant::now();
         let model = source.load(dtype)?;
@@ -129,7 +129,7 @@ impl Measured {
         };
         let peak = Around {
             before: peak,
-            after: machine::multiply_add_peak(dtype.precision()),
+            after: machine::multiply_add_peak(dtype.precision()?),
         };
         timed.compare(&model, bandwidth.mean(), peak.mean());
         Ok(Self {

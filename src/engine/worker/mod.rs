@@ -19,6 +19,8 @@ use super::sequence::{Context, Limits, Sequence};
 use super::speculation::Speculation;
 use crate::kernels::pool;
 use crate::metrics::{EngineState, Metrics};
+#[cfg(feature = "cuda")]
+use crate::model::CudaGpt2;
 use crate::model::{Batch, Gpt2, Inspector, KvCache, Logits, ModelError};
 use crate::tokenizer::Tokenizer;
 
@@ -46,7 +48,7 @@ pub enum Command {
     },
 }
 
-/// What computes logits. The one there is, is [`Gpt2`]; tests have others.
+/// What computes logits: [`Gpt2`] or, on a GPU, `CudaGpt2`; tests have others.
 pub trait Forward {
     /// See [`Gpt2::forward_recorded`].
     fn forward(
@@ -76,6 +78,22 @@ impl Forward for Gpt2 {
 
     fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
         inspecting.answer_if_done(self)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Forward for CudaGpt2 {
+    fn forward(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        _inspector: &mut Inspector<'_>,
+    ) -> Result<Logits, ModelError> {
+        CudaGpt2::forward(self, batch, cache)
+    }
+
+    fn answer(&self, _inspecting: &mut Inspecting) -> Result<(), EngineError> {
+        Err(EngineError::NoInspection)
     }
 }
 

@@ -1,0 +1,129 @@
+//! A device that is open: its stream, its kernels, its memory.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
+    ValidAsZeroBits, sys,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::{CudaError, During, Format, Result};
+
+/// `kernels.cu`, compiled.
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+/// An open device. Everything on it happens in the order of one stream.
+#[derive(Clone)]
+pub struct Device {
+    pub(super) stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+}
+
+impl Device {
+    /// Opens the device of this number.
+    ///
+    /// # Errors
+    /// [`CudaError`]: there is no driver, or no such device.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        // SAFETY: loading the driver's library runs its initialisation, which
+        // is what any use of it does.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(CudaError::NoDriver);
+        }
+        let opening = format_args!("device {ordinal}");
+        let context = CudaContext::new(ordinal).during(opening)?;
+        // SAFETY: events order the streams of a context; this has one.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().during(opening)?;
+        let module = context.load_module(Ptx::from_src(PTX));
+        let module = module.during("loading the kernels (a device of at least 8.0 is needed)")?;
+        Ok(Self { stream, module })
+    }
+
+    /// The device's name.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn name(&self) -> Result<String> {
+        self.stream.context().name().during("its name")
+    }
+
+    /// Bytes of memory that nobody uses.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn free_memory(&self) -> Result<usize> {
+        let info = self.stream.context().mem_get_info();
+        Ok(info.during("its free memory")?.0)
+    }
+
+    pub(super) fn kernel(&self, name: &str, format: Format) -> Result<CudaFunction> {
+        let name = format!("{name}_{}", format.suffix());
+        self.module.load_function(&name).during(name)
+    }
+
+    /// Memory for `len` values, all zero.
+    pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<Buffer<T>> {
+        let bytes = len * size_of::<T>();
+        let slice = self.stream.alloc_zeros(len.max(1));
+        Ok(self.buffer(slice.during(format_args!("{bytes} bytes of memory"))?))
+    }
+
+    /// A copy of values on the device.
+    pub(super) fn upload<T: DeviceRepr>(&self, values: &[T]) -> Result<Buffer<T>> {
+        let bytes = size_of_val(values);
+        let slice = self.stream.clone_htod(values);
+        Ok(self.buffer(slice.during(format_args!("{bytes} bytes of memory"))?))
+    }
+
+    /// Writes values to the beginning of a buffer.
+    pub(super) fn write<T: DeviceRepr>(&self, values: &[T], to: &mut Buffer<T>) -> Result<()> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let mut to = to.slice.slice_mut(..values.len());
+        self.stream.memcpy_htod(values, &mut to).during("a copy")
+    }
+
+    /// The first `len` values of a buffer, when all that was asked is done.
+    pub(super) fn read(&self, from: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; len];
+        let from = from.slice.slice(..len);
+        let copied = self.stream.memcpy_dtoh(&from, &mut values);
+        copied.during("a copy to the host")?;
+        self.stream.synchronize().during("waiting for the device")?;
+        Ok(values)
+    }
+
+    fn buffer<T>(&self, slice: CudaSlice<T>) -> Buffer<T> {
+        let (pointer, _) = slice.device_ptr(&self.stream);
+        Buffer { slice, pointer }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.stream.context().ordinal())
+    }
+}
+
+/// Memory on a device, which goes back on Drop.
+pub(super) struct Buffer<T> {
+    slice: CudaSlice<T>,
+    /// Where it is, as kernels take it.
+    pub(super) pointer: u64,
+}
+
+impl<T> Buffer<T> {
+    pub(super) fn len(&self) -> usize {
+        self.slice.len()
+    }
+}
+
+impl<T> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({})", self.len())
+    }
+}

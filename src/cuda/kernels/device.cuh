@@ -1,0 +1,58 @@
+// What the kernels need of the device: number formats, 16-byte loads, copies
+// into shared memory beside the arithmetic, and the tensor cores' product.
+// tests/cuda/emulated.h has the same for processors.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+typedef __nv_bfloat16 bf16;
+typedef __half f16;
+
+__device__ inline float to_float(float v) { return v; }
+__device__ inline float to_float(bf16 v) { return __bfloat162float(v); }
+__device__ inline float to_float(f16 v) { return __half2float(v); }
+
+template <class T> __device__ inline T from_float(float v);
+template <> __device__ inline float from_float<float>(float v) { return v; }
+template <> __device__ inline bf16 from_float<bf16>(float v) { return __float2bfloat16(v); }
+template <> __device__ inline f16 from_float<f16>(float v) { return __float2half(v); }
+
+// Starts copying 16 bytes into shared memory, or clears them.
+__device__ inline void copy_async(void *to, const void *from, bool valid) {
+    uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(from),
+                 "r"(bytes));
+}
+
+__device__ inline void copies_end_group() { asm volatile("cp.async.commit_group;\n" ::); }
+
+// Waits until at most `pending` groups of this thread's copies are under way.
+template <int pending> __device__ inline void copies_wait() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(pending));
+}
+
+// sums [16, 8] += a [16, 16] · b [16, 8] by a warp, sums in f32; who holds
+// what: PTX ISA, "Matrix Fragments for mma.m16n8k16".
+template <class T>
+__device__ void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
+template <>
+__device__ inline void multiply<bf16>(float (&sums)[4], const uint32_t (&a)[4],
+                                      const uint32_t (&b)[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <>
+__device__ inline void multiply<f16>(float (&sums)[4], const uint32_t (&a)[4],
+                                     const uint32_t (&b)[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}

@@ -1,0 +1,233 @@
+//! GPT-2 on an NVIDIA GPU: the same weights, batches and caches as
+//! [`Gpt2`]'s, which is the oracle; the arithmetic is in [`cuda`](crate::cuda).
+
+use super::batch::{Batch, Logits};
+use super::config::{Activation, Config};
+use super::files::ModelFiles;
+use super::gpt2::{Gpt2, NoRecorder, Recorder};
+use super::kv_cache::{CacheFormat, KvCache};
+use super::ops::with_values;
+use super::weights::{NormWeights, PackedLinear, Weights};
+use super::{Dtype, LoadOptions, ModelError};
+use crate::cuda::{Block, Cache, Device, Format, Matrix, Network, Norm, Rows, Shape};
+use crate::kernels::linear::unpack_column;
+use candle_core::Tensor;
+
+/// A GPT-2 whose weights are on a GPU.
+#[derive(Debug)]
+pub struct CudaGpt2 {
+    config: Config,
+    network: Network,
+}
+
+impl CudaGpt2 {
+    /// Loads a checkpoint, checked as by [`Gpt2::load`], onto the GPU of this
+    /// number. Its weights pass through the memory of the host, in f32.
+    ///
+    /// # Errors
+    /// As [`Gpt2::load`]; [`ModelError::Unsupported`] for q8 and q4, and
+    /// [`ModelError::Cuda`].
+    pub fn load(files: &ModelFiles, dtype: Dtype, ordinal: usize) -> Result<Self, ModelError> {
+        // Before the weights are read, which takes a while.
+        let format = format(dtype)?;
+        let device = Device::open(ordinal)?;
+        let model = Gpt2::load(files, &LoadOptions::default())?;
+        Self::put(&model, format, &device)
+    }
+
+    /// A copy of a model on the GPU of this number.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] for q8 and q4, and [`ModelError::Cuda`].
+    pub fn from_host(model: &Gpt2, dtype: Dtype, ordinal: usize) -> Result<Self, ModelError> {
+        let format = format(dtype)?;
+        Self::put(model, format, &Device::open(ordinal)?)
+    }
+
+    fn put(model: &Gpt2, format: Format, device: &Device) -> Result<Self, ModelError> {
+        let config = model.config().clone();
+        let Weights {
+            wte,
+            wpe,
+            blocks,
+            ln_f,
+            lm_head,
+        } = model.weights();
+        let matrix = |layer: &PackedLinear| matrix(layer, format, device);
+        let norm = |weights: &NormWeights| norm(weights, device);
+        let blocks = blocks.iter().map(|block| {
+            Ok(Block {
+                ln_1: norm(&block.ln_1)?,
+                c_attn: matrix(&block.c_attn)?,
+                attn_c_proj: matrix(&block.attn_c_proj)?,
+                ln_2: norm(&block.ln_2)?,
+                c_fc: matrix(&block.c_fc)?,
+                mlp_c_proj: matrix(&block.mlp_c_proj)?,
+            })
+        });
+        let blocks = blocks.collect::<Result<Vec<_>, ModelError>>()?;
+        let (ln_f, lm_head) = (norm(ln_f)?, lm_head.as_ref().map(matrix).transpose()?);
+        let wpe = values(wpe)?;
+        let wte = (matrix(wte)?, &*wpe);
+        let shape = shape(&config);
+        let network = Network::new(device, format, shape, wte, blocks, (ln_f, lm_head))?;
+        Ok(Self { config, network })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How large keys and values are.
+    pub fn cache_format(&self) -> CacheFormat {
+        match self.network.format() {
+            Format::F32 => CacheFormat::F32,
+            Format::Bf16 | Format::F16 => CacheFormat::Bf16,
+        }
+    }
+
+    /// A cache on the same GPU with room for `tokens` tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Cuda`] when the memory cannot be had.
+    pub fn cache(&self, tokens: usize) -> Result<KvCache, ModelError> {
+        let blocks = tokens.div_ceil(KvCache::BLOCK);
+        Ok(KvCache::on_device(blocks, self.network.cache(blocks)?))
+    }
+
+    /// Bytes of the weights on the GPU.
+    pub fn packed_bytes(&self) -> usize {
+        self.network.bytes()
+    }
+
+    /// Bytes of the GPU's memory that nobody uses.
+    ///
+    /// # Errors
+    /// [`ModelError::Cuda`].
+    pub fn free_memory(&self) -> Result<usize, ModelError> {
+        Ok(self.network.device().free_memory()?)
+    }
+
+    /// The GPU's name.
+    ///
+    /// # Errors
+    /// [`ModelError::Cuda`].
+    pub fn device_name(&self) -> Result<String, ModelError> {
+        Ok(self.network.device().name()?)
+    }
+
+    /// As [`Gpt2::forward`].
+    ///
+    /// # Errors
+    /// As [`Gpt2::forward`], and [`ModelError::Cuda`].
+    pub fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
+        self.forward_recorded(batch, cache, &mut NoRecorder)
+    }
+
+    /// [`forward`](Self::forward), showing the residual stream to `recorder`,
+    /// but not what is inside the blocks.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_recorded<R: Recorder>(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        recorder: &mut R,
+    ) -> Result<Logits, ModelError> {
+        batch.check(&self.config, cache)?;
+        let tables: Vec<&[u32]> = batch.spans.iter().map(|span| &*span.blocks).collect();
+        let numbers = batch.spans.iter().zip(0..);
+        let sequences: Vec<u32> = numbers
+            .flat_map(|(span, number)| span.rows.clone().map(move |_| number))
+            .collect();
+        let rows = Rows {
+            tokens: &batch.tokens,
+            positions: &batch.positions,
+            sequences: &sequences,
+            tables: &tables,
+        };
+        let cache = cache.device()?;
+        let mut pass = self.network.begin(rows, cache, batch.logit_rows.len())?;
+        for layer in 0..=self.config.n_layer {
+            if layer > 0 {
+                pass.block(layer - 1, cache)?;
+            }
+            if R::RECORDS {
+                let shape = (batch.len(), self.config.n_embd);
+                let x = Tensor::from_vec(pass.stream()?, shape, &candle_core::Device::Cpu)?;
+                recorder.hidden(layer, &x)?;
+            }
+        }
+        Logits::new(pass.logits(&batch.logit_rows)?, self.config.vocab_size)
+    }
+}
+
+/// The device's own cache.
+impl KvCache {
+    fn device(&mut self) -> Result<&mut Cache, ModelError> {
+        let missing = || ModelError::Batch("a cache that is not on the GPU".to_owned());
+        self.on_device.as_mut().ok_or_else(missing)
+    }
+}
+
+fn format(dtype: Dtype) -> Result<Format, ModelError> {
+    match dtype {
+        Dtype::F32 => Ok(Format::F32),
+        Dtype::Bf16 => Ok(Format::Bf16),
+        Dtype::F16 => Ok(Format::F16),
+        Dtype::Q8 | Dtype::Q4 => Err(ModelError::Unsupported(format!(
+            "dtype {} is for CPUs only; use f32, bf16 or f16 on CUDA",
+            dtype.as_str()
+        ))),
+    }
+}
+
+fn shape(config: &Config) -> Shape {
+    Shape {
+        n_embd: config.n_embd,
+        n_inner: config.n_inner,
+        n_head: config.n_head,
+        vocab_size: config.vocab_size,
+        n_positions: config.n_positions,
+        scales: (0..config.n_layer)
+            .map(|layer| config.attention_scale(layer))
+            .collect(),
+        epsilon: config.layer_norm_epsilon,
+        // The order of `enum Activation` in kernels.cu.
+        activation: match config.activation {
+            Activation::Gelu => 0,
+            Activation::GeluTanh => 1,
+            Activation::QuickGelu => 2,
+            Activation::Relu => 3,
+            Activation::Silu => 4,
+            Activation::Tanh => 5,
+            Activation::Sigmoid => 6,
+            Activation::Linear => 7,
+        },
+    }
+}
+
+fn matrix(layer: &PackedLinear, format: Format, device: &Device) -> Result<Matrix, ModelError> {
+    let bias = layer.bias.as_ref().map(values).transpose()?;
+    let shape = (layer.k, layer.n);
+    Ok(with_values(&layer.weight, |packed: &[u8]| {
+        let fill = |output: usize, weights: &mut [f32]| {
+            unpack_column(layer.precision, packed, output, weights);
+        };
+        Ok(Matrix::new(device, format, shape, bias.as_deref(), fill))
+    })??)
+}
+
+fn norm(norm: &NormWeights, device: &Device) -> Result<Norm, ModelError> {
+    Ok(Norm::new(
+        device,
+        &values(&norm.weight)?,
+        &values(&norm.bias)?,
+    )?)
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}

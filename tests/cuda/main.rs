@@ -1,0 +1,244 @@
+//! `CudaGpt2` against `Gpt2`, which is itself compared with transformers.
+//! Needs a GPU, or the driver that `run.sh` builds.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[allow(dead_code, reason = "the other tests use the rest")]
+#[path = "../integration/fixture.rs"]
+mod fixture;
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use fixture::{Fixture, largest_difference, log_softmax};
+use gpt2_engine::engine::{Engine, EngineError, Event, InspectRequest, Request};
+use gpt2_engine::engine::{SamplingOptions, SamplingParams, Strategy};
+use gpt2_engine::model::{
+    Batch, Config, CudaGpt2, Device, Dtype, Gpt2, LogitRows, Logits, ModelError, ModelFiles,
+    NoRecorder, Recorder,
+};
+
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
+
+fn on_gpu(model: &Gpt2, dtype: Dtype) -> CudaGpt2 {
+    CudaGpt2::from_host(model, dtype, 0).unwrap()
+}
+
+/// Logits of all rows, computed in chunks of `chunk` tokens.
+fn logits(model: &CudaGpt2, ids: &[u32], chunk: usize, to: &mut impl Recorder) -> Vec<Vec<f32>> {
+    let mut cache = model.cache(ids.len()).unwrap();
+    let mut lease = cache.lease();
+    let mut rows = Vec::new();
+    for part in ids.chunks(chunk) {
+        lease.grow(part.len()).unwrap();
+        let mut batch = Batch::new();
+        batch.push(part, &lease, LogitRows::All).unwrap();
+        let logits = model.forward_recorded(&batch, &mut cache, to).unwrap();
+        rows.extend((0..logits.rows()).map(|r| Logits::row(&logits, r).to_vec()));
+        lease.commit(part.len());
+    }
+    rows
+}
+
+fn whole(model: &CudaGpt2, ids: &[u32]) -> Vec<Vec<f32>> {
+    logits(model, ids, ids.len(), &mut NoRecorder)
+}
+
+#[derive(Default)]
+struct Layers(Vec<Vec<f32>>);
+
+impl Recorder for Layers {
+    fn hidden(&mut self, _layer: usize, x: &Tensor) -> Result<(), ModelError> {
+        self.0.push(x.flatten_all()?.to_vec1()?);
+        Ok(())
+    }
+}
+
+#[test]
+fn f32_is_what_the_cpu_computes() {
+    let (mut worst_layer, mut worst_logprob) = (0.0_f64, 0.0_f64);
+    for name in fixture::variants() {
+        let fixture = Fixture::load(&name);
+        let ids = fixture.ids("/input_ids");
+        let (mut theirs, mut ours) = (Layers::default(), Layers::default());
+        let expected = fixture.recorded(&ids, ids.len(), &mut theirs);
+        let model = on_gpu(&fixture.model, Dtype::F32);
+        let found = logits(&model, &ids, ids.len(), &mut ours);
+        assert_eq!(theirs.0.len(), ours.0.len());
+        for (theirs, ours) in theirs.0.iter().zip(&ours.0) {
+            let size = theirs.iter().fold(1.0_f32, |size, x| size.max(x.abs()));
+            let off = largest_difference(theirs, ours) / f64::from(size);
+            worst_layer = worst_layer.max(off);
+        }
+        for (expected, found) in expected.iter().zip(&found) {
+            let pairs = log_softmax(expected).into_iter().zip(log_softmax(found));
+            let off = pairs.map(|(e, f)| (e - f).abs()).fold(0.0, f64::max);
+            assert!(off < 1e-4, "{name}: {off}");
+            worst_logprob = worst_logprob.max(off);
+        }
+    }
+    println!("f32: layers {worst_layer:.1e} of their size, log probabilities {worst_logprob:.1e}");
+    assert!(worst_layer < 1e-4);
+}
+
+/// Mean absolute difference of log probabilities.
+fn mean_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    let rows = a.iter().zip(b);
+    let differences = rows.flat_map(|(a, b)| {
+        let pairs = log_softmax(a).into_iter().zip(log_softmax(b));
+        pairs.map(|(a, b)| (a - b).abs())
+    });
+    let all: Vec<f64> = differences.collect();
+    all.iter().sum::<f64>() / all.len() as f64
+}
+
+#[test]
+fn bf16_and_f16_are_as_near_as_their_precision() {
+    for name in ["long", "small-vocab"] {
+        let fixture = Fixture::load(name);
+        let ids = fixture.ids("/input_ids");
+        let exact = fixture.logits(&ids, ids.len());
+        let cpu = fixture.model.repacked(Dtype::Bf16, |_| {}).unwrap();
+        let cpu = Fixture {
+            model: cpu,
+            ..fixture
+        };
+        let bf16_on_cpu = mean_difference(&exact, &cpu.logits(&ids, ids.len()));
+        let exact_model = fixture::load(&cpu.dir).unwrap();
+        let off = |dtype| mean_difference(&exact, &whole(&on_gpu(&exact_model, dtype), &ids));
+        let (bf16, f16) = (off(Dtype::Bf16), off(Dtype::F16));
+        println!("{name}: bf16 {bf16:.1e}, f16 {f16:.1e}; bf16 on the CPU {bf16_on_cpu:.1e}");
+        assert!(bf16 < 2.0 * bf16_on_cpu, "{name}: {bf16}");
+        assert!(f16 < bf16_on_cpu / 2.0, "{name}: {f16}");
+    }
+}
+
+/// A shape for which nothing is a multiple of anything, and more than a chunk
+/// of inputs.
+fn odd() -> Gpt2 {
+    let config = br#"{"n_layer": 2, "n_embd": 84, "n_head": 6, "n_inner": 601,
+        "vocab_size": 333, "n_positions": 200}"#;
+    Gpt2::random(Config::from_json(config, "odd").unwrap(), Dtype::F32, 7).unwrap()
+}
+
+fn some_ids(range: Range<u32>) -> Vec<u32> {
+    range.map(|i| (i * i * 31 + i * 7) % 333).collect()
+}
+
+#[test]
+fn chunks_give_the_same_bits() {
+    let host = odd();
+    // More rows than the kernel for few takes, and fewer.
+    let ids = some_ids(0..140);
+    for dtype in DTYPES {
+        let model = on_gpu(&host, dtype);
+        let expected = whole(&model, &ids);
+        for chunk in [1, 33, 64, 65] {
+            let found = logits(&model, &ids, chunk, &mut NoRecorder);
+            assert!(found == expected, "{}, chunks of {chunk}", dtype.as_str());
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_in_a_batch() {
+    let host = odd();
+    let ids = some_ids(0..90);
+    for dtype in DTYPES {
+        let model = on_gpu(&host, dtype);
+        let alone = whole(&model, &ids);
+        let mut cache = model.cache(8 * 96).unwrap();
+        let lens = [40, 1, 17, 33, 5, 90];
+        let mut leases: Vec<_> = lens.iter().map(|_| cache.lease()).collect();
+        let mut batch = Batch::new();
+        for (lease, len) in leases.iter_mut().zip(lens) {
+            lease.grow(len).unwrap();
+            batch.push(&ids[..len], lease, LogitRows::Last).unwrap();
+        }
+        let logits = model.forward(&batch, &mut cache).unwrap();
+        for (row, len) in lens.into_iter().enumerate() {
+            assert!(
+                logits.row(row) == &*alone[len - 1],
+                "{}, after {len} tokens",
+                dtype.as_str()
+            );
+        }
+    }
+}
+
+/// The comparison can fail: another context, other bits.
+#[test]
+fn other_tokens_give_other_bits() {
+    let model = on_gpu(&odd(), Dtype::Bf16);
+    let ids = some_ids(0..20);
+    let mut changed = ids.clone();
+    changed[3] += 1;
+    assert!(whole(&model, &ids)[19] != whole(&model, &changed)[19]);
+}
+
+fn text(engine: &Engine, prompt: &str, strategy: Strategy) -> String {
+    let prompt = engine.tokenizer().unwrap().encode(prompt).unwrap();
+    let params = SamplingParams::new(SamplingOptions {
+        strategy,
+        seed: Some(3),
+        max_tokens: Some(12),
+        ignore_eos: true,
+        ..Default::default()
+    });
+    let request = Request::new(prompt, params.unwrap());
+    let mut events = engine.submit(request).unwrap();
+    let mut text = String::new();
+    while let Some(event) = events.blocking_next() {
+        match event {
+            Event::Token(token) => text += &token.text,
+            Event::Finished(_) => break,
+            Event::Failed(error) => panic!("{error}"),
+        }
+    }
+    text
+}
+
+#[test]
+fn the_engine_tells_the_same_stories() {
+    let engine = |device| Engine::builder().device(device).build().unwrap();
+    let (cpu, gpu) = (engine(Device::Cpu), engine(Device::Cuda(0)));
+    let prompts = ["Once upon a time", "The dog", "One day, Tom and his friend"];
+    for strategy in [Strategy::Greedy, Strategy::TopP] {
+        let expected = prompts.map(|prompt| text(&cpu, prompt, strategy));
+        // All at once, in the same steps.
+        std::thread::scope(|scope| {
+            let gpu = &gpu;
+            let answers = prompts.map(|prompt| scope.spawn(move || text(gpu, prompt, strategy)));
+            for (answer, expected) in answers.into_iter().zip(expected) {
+                assert_eq!(answer.join().unwrap(), expected);
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let files = ModelFiles::demo();
+    let refused = |dtype, ordinal| CudaGpt2::load(&files, dtype, ordinal).unwrap_err();
+    let said = refused(Dtype::Q8, 0).to_string();
+    assert!(said.contains("q8 is for CPUs only"), "{said}");
+    let said = refused(Dtype::F32, 99).to_string();
+    assert!(said.contains("device 99"), "{said}");
+
+    let engine = Engine::builder().device(Device::Cuda(0)).build().unwrap();
+    let request = InspectRequest {
+        ids: vec![1, 2, 3],
+        ..Default::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let answer = runtime.unwrap().block_on(engine.inspect(request));
+    assert!(matches!(answer, Err(EngineError::NoInspection)));
+    // A cache of one kind is no use to the other.
+    let (host, batch) = (odd(), &mut Batch::new());
+    let gpu = on_gpu(&host, Dtype::F32);
+    let mut cache = gpu.cache(32).unwrap();
+    let mut lease = cache.lease();
+    lease.grow(1).unwrap();
+    batch.push(&[1], &lease, LogitRows::Last).unwrap();
+    assert!(host.forward(batch, &mut cache).is_err());
+    assert!(gpu.forward(batch, &mut cache).is_ok());
+}

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# `--device cuda` without a GPU: a driver that runs our kernels on the
+# processor, built from the same source; with `--gpu`, on the GPU that is there.
+# Needs bash, g++ (C++20), and nvcc or Python 3 with venv and PyPI.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+folder="$(realpath -m "${CARGO_TARGET_DIR:-target}")/cuda"
+mkdir -p "$folder"
+
+if [ -z "${NVCC:-}${CUDA_HOME:-}${CUDA_PATH:-}" ] && ! command -v nvcc >/dev/null; then
+    CUDA_HOME=$(bash tests/cuda/nvcc.sh "$folder")
+    export CUDA_HOME
+fi
+
+tests() { cargo test --features cuda --test cuda -- --nocapture; }
+
+if [ "${1:-}" = --gpu ]; then
+    tests
+    exit
+fi
+
+# Without a driver: the binary runs, and says what is missing.
+cargo build --features cuda --bin gpt2
+gpt2="${CARGO_TARGET_DIR:-target}/debug/gpt2"
+if ! ldconfig -p | grep -q libcuda.so; then
+    "$gpt2" generate "Once upon a time" --max-tokens 5 >/dev/null
+    said=$("$gpt2" generate "Once" --device cuda 2>&1 >/dev/null) && exit 1
+    echo "$said"
+    [[ $said == *"no NVIDIA driver is installed"* ]]
+fi
+
+g++ -std=c++20 -O2 -fPIC -shared -Itests/cuda -Wl,-soname,libcuda.so.1 \
+    -x c++ tests/cuda/driver.cpp -o "$folder/libcuda.so.1"
+ln -sf libcuda.so.1 "$folder/libcuda.so"
+export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+tests
+CUDA_EMULATED_ORDER=backward tests
+
+# The command line: the same text, and clear errors.
+story() { "$gpt2" generate "Once upon a time" --max-tokens 20 "$@"; }
+[ "$(story)" = "$(story --device cuda)" ]
+for wrong in "--device cuda:7" "--device cuda --dtype q8" "--device gpu" "--dtype f16"; do
+    # shellcheck disable=SC2086
+    said=$(story $wrong 2>&1 >/dev/null) && exit 1
+    echo "$wrong: $said"
+done
+said=$(CUDA_EMULATED_NO_DEVICE=1 story --device cuda 2>&1 >/dev/null) && exit 1
+echo "$said"
+echo "cuda: all passed"
