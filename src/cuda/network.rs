@@ -1,12 +1,14 @@
 //! What stays on the device: the weights of a model, and caches for it.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
 
 use super::device::Buffer;
 use super::launch::Kernels;
-use super::pass::Scratch;
+use super::pass::{Scratch, Step};
 use super::{BLOCK, CudaError, Device, Format, Result};
 use crate::kernels::pool;
 
@@ -139,6 +141,8 @@ pub struct Network {
     pub(super) lm_head: Option<Matrix>,
     /// Memory of a pass, while there is none.
     pub(super) scratch: Mutex<Option<Scratch>>,
+    /// Recorded steps, by the number of rows and of the cache.
+    pub(super) steps: Mutex<HashMap<(usize, u64), Step>>,
 }
 
 impl Network {
@@ -168,6 +172,7 @@ impl Network {
             ln_f,
             lm_head,
             scratch: Mutex::default(),
+            steps: Mutex::default(),
         })
     }
 
@@ -207,6 +212,7 @@ impl Network {
         Ok(Cache {
             layers: layers.collect::<Result<_>>()?,
             blocks,
+            number: CACHES.fetch_add(1, Ordering::Relaxed),
         })
     }
 }
@@ -217,7 +223,12 @@ impl Network {
 pub struct Cache {
     pub(super) layers: Vec<Buffer<u8>>,
     pub(super) blocks: usize,
+    /// No other cache has it, so that what was recorded for one is not taken
+    /// for another.
+    pub(super) number: u64,
 }
+
+static CACHES: AtomicU64 = AtomicU64::new(0);
 
 impl Cache {
     /// Bytes that one block takes in each layer.

@@ -1,11 +1,14 @@
 //! One forward pass: the new tokens of several sequences, a row for each.
 
+use std::fmt;
 use std::sync::PoisonError;
+
+use cudarc::driver::{CudaGraph, sys};
 
 use super::device::Buffer;
 use super::launch::{HeadsArgument, LinearArgument, RowsArgument, Then};
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
-use super::{BLOCK, CudaError, Result};
+use super::{BLOCK, CudaError, During, Result};
 
 /// What a pass computes.
 #[derive(Debug, Clone, Copy)]
@@ -56,18 +59,41 @@ impl Rows<'_> {
 /// dimension, each of 16 rows at least.
 const MOST_ROWS: usize = 1 << 20;
 
+/// How much a pass needs.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    rows: usize,
+    /// Entries of all block tables.
+    tables: usize,
+    logit_rows: usize,
+}
+
+impl Room {
+    fn holds(self, other: Self) -> bool {
+        self.rows >= other.rows
+            && self.tables >= other.tables
+            && self.logit_rows >= other.logit_rows
+    }
+
+    /// Some to spare, and what there was before.
+    fn grown(self, before: Option<Self>) -> Self {
+        let larger = |of: fn(Self) -> usize| of(self).next_power_of_two().max(before.map_or(0, of));
+        Self {
+            rows: larger(|room| room.rows),
+            tables: larger(|room| room.tables),
+            logit_rows: larger(|room| room.logit_rows),
+        }
+    }
+}
+
 /// Memory for the rows of a pass, and for what they hand on. Its paddings are
 /// zero and stay so.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    rows: usize,
-    tables: usize,
-    logit_rows: usize,
-    tokens_buffer: Buffer<u32>,
-    positions_buffer: Buffer<u32>,
-    sequences_buffer: Buffer<u32>,
-    tables_buffer: Buffer<u32>,
-    index_buffer: Buffer<u32>,
+    room: Room,
+    /// Tokens, positions, sequences, logit rows and tables, one after another,
+    /// so that one copy brings them.
+    rows: Buffer<u32>,
     /// The residual stream, `[rows, n_embd]`.
     x: Buffer<f32>,
     /// Normed rows, and what attention gives: `[rows, padded n_embd]`.
@@ -82,19 +108,18 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    fn new(network: &Network, (rows, tables, logit_rows): (usize, usize, usize)) -> Result<Self> {
+    fn new(network: &Network, room: Room) -> Result<Self> {
         let Network { device, shape, .. } = network;
         let bytes = network.format.bytes();
         let normed = padded(shape.n_embd) * bytes;
-        Ok(Self {
+        let Room {
             rows,
             tables,
             logit_rows,
-            tokens_buffer: device.zeros(rows)?,
-            positions_buffer: device.zeros(rows)?,
-            sequences_buffer: device.zeros(rows)?,
-            tables_buffer: device.zeros(tables)?,
-            index_buffer: device.zeros(rows.max(logit_rows))?,
+        } = room;
+        Ok(Self {
+            room,
+            rows: device.zeros(3 * rows + logit_rows + tables)?,
             x: device.zeros(rows * shape.n_embd)?,
             // The head takes its rows through this, too.
             normed: device.zeros(rows.max(logit_rows) * normed)?,
@@ -105,9 +130,39 @@ impl Scratch {
         })
     }
 
-    /// Whether there is room for this.
-    fn holds(&self, (rows, tables, logit_rows): (usize, usize, usize)) -> bool {
-        self.rows >= rows && self.tables >= tables && self.logit_rows >= logit_rows
+    /// Brings the rows and which of them get logits, filled up with rows that
+    /// are none, to `count` rows; where they are then.
+    fn write(
+        &mut self,
+        network: &Network,
+        rows: Rows<'_>,
+        index: &[u32],
+        (count, stride): (usize, usize),
+    ) -> Result<(RowsArgument, u64)> {
+        let mut all = Vec::with_capacity(self.rows.len());
+        let filled = |all: &mut Vec<u32>, values: &[u32], filler: u32| {
+            all.extend_from_slice(values);
+            all.resize(all.len() + count - values.len(), filler);
+        };
+        filled(&mut all, rows.tokens, 0);
+        // -1, as the kernels see it.
+        filled(&mut all, rows.positions, u32::MAX);
+        filled(&mut all, rows.sequences, 0);
+        all.extend_from_slice(index);
+        for table in rows.tables {
+            all.extend_from_slice(table);
+            all.resize(all.len() + stride - table.len(), 0);
+        }
+        network.device.write(&all, &mut self.rows)?;
+        let at = |values: usize| self.rows.pointer + (values * size_of::<u32>()) as u64;
+        let argument = RowsArgument {
+            tokens: at(0),
+            positions: at(count),
+            sequences: at(2 * count),
+            tables: at(3 * count + index.len()),
+            stride: stride as i32,
+        };
+        Ok((argument, at(3 * count)))
     }
 }
 
@@ -116,74 +171,161 @@ impl Scratch {
 pub struct Pass<'a> {
     network: &'a Network,
     scratch: Scratch,
+    /// Rows that are computed.
     rows: usize,
     argument: RowsArgument,
+    /// Where it says which rows get logits, and how many do.
+    index: (u64, usize),
 }
 
 impl Network {
-    /// Begins a pass of which `logit_rows` rows get logits: the embedding.
+    /// Begins a pass of which the rows of `index` get logits: the embedding.
     ///
     /// # Errors
     /// [`CudaError`]: rows that the cache has no blocks for, or what the
     /// driver says.
-    pub fn begin(&self, rows: Rows<'_>, cache: &Cache, logit_rows: usize) -> Result<Pass<'_>> {
+    pub fn begin(&self, rows: Rows<'_>, cache: &Cache, index: &[u32]) -> Result<Pass<'_>> {
         rows.check(&self.shape, cache)?;
         let count = rows.tokens.len();
-        let stride = rows.tables.iter().map(|t| t.len()).max().unwrap_or(0);
-        let mut tables = vec![0; stride * rows.tables.len()];
-        for (table, to) in rows.tables.iter().zip(tables.chunks_mut(stride.max(1))) {
-            to[..table.len()].copy_from_slice(table);
+        if !index.iter().all(|&row| (row as usize) < count) {
+            let message = "logits of rows that the batch doesn't have";
+            return Err(CudaError::Unsupported(message.to_owned()));
         }
-        let mut scratch = self.scratch((count, tables.len(), logit_rows))?;
-        let device = &self.device;
-        device.write(rows.tokens, &mut scratch.tokens_buffer)?;
-        device.write(rows.positions, &mut scratch.positions_buffer)?;
-        device.write(rows.sequences, &mut scratch.sequences_buffer)?;
-        device.write(&tables, &mut scratch.tables_buffer)?;
-        let argument = RowsArgument {
-            tokens: scratch.tokens_buffer.pointer,
-            positions: scratch.positions_buffer.pointer,
-            sequences: scratch.sequences_buffer.pointer,
-            tables: scratch.tables_buffer.pointer,
-            stride: stride as i32,
-        };
+        let stride = rows.tables.iter().map(|t| t.len()).max().unwrap_or(0);
+        let mut scratch = self.scratch(Room {
+            rows: count,
+            tables: stride * rows.tables.len(),
+            logit_rows: index.len(),
+        })?;
+        let (argument, place) = scratch.write(self, rows, index, (count, stride))?;
         let pass = Pass {
             network: self,
             scratch,
             rows: count,
             argument,
+            index: (place, index.len()),
         };
-        let pointers = (
-            pass.scratch.x.pointer,
-            self.wte.values.pointer,
-            self.wpe.pointer,
-        );
-        let widths = (self.shape.n_embd as i32, self.wte.padded_k as i32);
-        self.kernels.embed(pointers, (argument, count), widths)?;
+        pass.embed()?;
         Ok(pass)
     }
 
-    /// Memory with room for rows, tables and logit rows: what the last pass
-    /// left if it is large enough, else new memory with some room to spare.
-    fn scratch(&self, needed: (usize, usize, usize)) -> Result<Scratch> {
+    /// Memory with this much room: what the last pass left if it is large
+    /// enough, else new memory.
+    fn scratch(&self, needed: Room) -> Result<Scratch> {
         let mut kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         match kept.take() {
-            Some(scratch) if scratch.holds(needed) => Ok(scratch),
-            old => {
-                let (rows, tables, logit_rows) = needed;
-                let old = old.map_or((0, 0, 0), |old| (old.rows, old.tables, old.logit_rows));
-                let larger = (
-                    rows.next_power_of_two().max(old.0),
-                    tables.next_power_of_two().max(old.1),
-                    logit_rows.next_power_of_two().max(old.2),
-                );
-                Scratch::new(self, larger)
-            }
+            Some(scratch) if scratch.room.holds(needed) => Ok(scratch),
+            old => Scratch::new(self, needed.grown(old.map(|old| old.room))),
         }
+    }
+
+    /// The next token of each of several sequences, a row for each: their
+    /// logits, `[rows, vocab_size]`. What is launched is recorded once for
+    /// each power of two and then repeated, so that the processor has little
+    /// to do; the bits are those of a [`Pass`].
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn decode(&self, rows: Rows<'_>, cache: &mut Cache) -> Result<Vec<f32>> {
+        rows.check(&self.shape, cache)?;
+        let count = rows.tokens.len();
+        let bucket = count.next_power_of_two();
+        let stride = self.shape.n_positions.div_ceil(BLOCK);
+        let index: Vec<u32> = (0..bucket as u32).collect();
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (bucket, cache.number);
+        let mut step = match steps.remove(&key) {
+            Some(step) => step,
+            None => self.record(bucket, cache)?,
+        };
+        let scratch = &mut step.scratch;
+        scratch.write(self, rows, &index, (bucket, stride))?;
+        step.graph.launch().during("a recorded step")?;
+        let values = self
+            .device
+            .read(&scratch.logits, count * self.shape.vocab_size)?;
+        steps.insert(key, step);
+        Ok(values)
+    }
+
+    /// Records the launches of a step of so many rows.
+    fn record(&self, bucket: usize, cache: &mut Cache) -> Result<Step> {
+        let stride = self.shape.n_positions.div_ceil(BLOCK);
+        let mut scratch = Scratch::new(
+            self,
+            Room {
+                rows: bucket,
+                tables: bucket * stride,
+                logit_rows: bucket,
+            },
+        )?;
+        let none = Rows {
+            tokens: &[],
+            positions: &[],
+            sequences: &[],
+            tables: &[],
+        };
+        let index = vec![0; bucket];
+        let (argument, place) = scratch.write(self, none, &index, (bucket, stride))?;
+        let stream = &self.device.stream;
+        stream.synchronize().during("waiting for the device")?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).during("recording")?;
+        let mut pass = Pass {
+            network: self,
+            scratch,
+            rows: bucket,
+            argument,
+            index: (place, bucket),
+        };
+        let launched = pass.launch_all(cache);
+        // The recording ends whatever came of it.
+        let graph = stream.end_capture(NO_FLAGS).during("recording a step");
+        launched?;
+        let graph = graph?.ok_or_else(|| CudaError::Unsupported("nothing was recorded".into()))?;
+        Ok(Step {
+            graph,
+            scratch: pass.scratch,
+        })
+    }
+}
+
+const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
+
+/// A step that was recorded, with the memory that its launches name.
+pub(super) struct Step {
+    graph: CudaGraph,
+    scratch: Scratch,
+}
+
+// SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds
+// the context to the thread that calls it, and the network's lock lets in one.
+unsafe impl Send for Step {}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Step({})", self.scratch.room.rows)
     }
 }
 
 impl Pass<'_> {
+    fn launch_all(&mut self, cache: &mut Cache) -> Result<()> {
+        self.embed()?;
+        for i in 0..self.network.blocks.len() {
+            self.block(i, cache)?;
+        }
+        self.head()
+    }
+
+    /// x = wte(tokens) + wpe(positions).
+    fn embed(&self) -> Result<()> {
+        let Network { wte, wpe, .. } = self.network;
+        let pointers = (self.scratch.x.pointer, wte.values.pointer, wpe.pointer);
+        let widths = (self.network.shape.n_embd as i32, wte.padded_k as i32);
+        let rows = (self.argument, self.rows);
+        self.network.kernels.embed(pointers, rows, widths)
+    }
+
     /// x += attn(ln_1(x)), then x += mlp(ln_2(x)), with block `i`.
     ///
     /// # Errors
@@ -233,47 +375,37 @@ impl Pass<'_> {
         self.network.device.read(&self.scratch.x, len)
     }
 
-    /// Ends the pass: the logits of these rows, `[index, vocab_size]`.
+    /// Ends the pass: the logits of the rows that were to get some,
+    /// `[index, vocab_size]`.
     ///
     /// # Errors
-    /// [`CudaError`]: a row that isn't there, more rows than were announced,
-    /// or what the driver says.
-    pub fn logits(mut self, index: &[u32]) -> Result<Vec<f32>> {
-        let network = self.network;
-        let fits = index.len() <= self.scratch.logit_rows
-            && index.iter().all(|&row| (row as usize) < self.rows);
-        if !fits {
-            let message = "logits of rows that the batch doesn't have";
-            return Err(CudaError::Unsupported(message.to_owned()));
-        }
-        network
-            .device
-            .write(index, &mut self.scratch.index_buffer)?;
-        let Scratch {
-            x,
-            normed,
-            logits,
-            index_buffer,
-            ..
-        } = &self.scratch;
-        let values = if index.is_empty() {
-            network.device.read(logits, 0)?
-        } else {
-            let pointers = (normed.pointer, x.pointer, index_buffer.pointer);
-            self.norm_of(&network.ln_f, pointers, index.len())?;
-            let head = network.lm_head.as_ref().unwrap_or(&network.wte);
-            let rows = index.len();
-            self.linear_of(normed.pointer, head, Then::Logits, (logits.pointer, rows))?;
-            network
-                .device
-                .read(logits, rows * network.shape.vocab_size)?
-        };
-        let mut kept = network.scratch.lock();
-        let kept = kept.as_deref_mut();
-        if let Ok(kept) = kept {
-            *kept = Some(self.scratch);
-        }
+    /// [`CudaError::Driver`].
+    pub fn logits(self) -> Result<Vec<f32>> {
+        let Self { network, index, .. } = self;
+        self.head()?;
+        let len = index.1 * network.shape.vocab_size;
+        let values = network.device.read(&self.scratch.logits, len)?;
+        let mut kept = network
+            .scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(self.scratch);
         Ok(values)
+    }
+
+    /// logits = head(ln_f(x)) of some rows.
+    fn head(&self) -> Result<()> {
+        let (index, rows) = self.index;
+        if rows == 0 {
+            return Ok(());
+        }
+        let Scratch {
+            x, normed, logits, ..
+        } = &self.scratch;
+        let pointers = (normed.pointer, x.pointer, index);
+        self.norm_of(&self.network.ln_f, pointers, rows)?;
+        let head = self.network.lm_head.as_ref().unwrap_or(&self.network.wte);
+        self.linear_of(normed.pointer, head, Then::Logits, (logits.pointer, rows))
     }
 
     fn norm(&self, norm: &Norm, y: u64) -> Result<()> {

@@ -134,6 +134,12 @@ impl Batch {
         &self.logit_rows
     }
 
+    /// Whether it is the next token of each sequence, and all get logits.
+    #[cfg(feature = "cuda")]
+    pub(super) fn is_a_step(&self) -> bool {
+        self.spans.len() == self.len() && self.logit_rows.len() == self.len()
+    }
+
     /// Rows: new tokens of all sequences.
     pub fn len(&self) -> usize {
         self.tokens.len()

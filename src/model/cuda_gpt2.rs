@@ -13,6 +13,10 @@ use crate::cuda::{Block, Cache, Device, Format, Matrix, Network, Norm, Rows, Sha
 use crate::kernels::linear::unpack_column;
 use candle_core::Tensor;
 
+/// Rows of a step up to which it is recorded: each size keeps memory of its
+/// own, and for more rows the launches take a small part of the time.
+const MOST_RECORDED: usize = 256;
+
 /// A GPT-2 whose weights are on a GPU.
 #[derive(Debug)]
 pub struct CudaGpt2 {
@@ -149,7 +153,11 @@ impl CudaGpt2 {
             tables: &tables,
         };
         let cache = cache.device()?;
-        let mut pass = self.network.begin(rows, cache, batch.logit_rows.len())?;
+        let vocab_size = self.config.vocab_size;
+        if !R::RECORDS && batch.is_a_step() && batch.len() <= MOST_RECORDED {
+            return Logits::new(self.network.decode(rows, cache)?, vocab_size);
+        }
+        let mut pass = self.network.begin(rows, cache, &batch.logit_rows)?;
         for layer in 0..=self.config.n_layer {
             if layer > 0 {
                 pass.block(layer - 1, cache)?;
@@ -160,7 +168,7 @@ impl CudaGpt2 {
                 recorder.hidden(layer, &x)?;
             }
         }
-        Logits::new(pass.logits(&batch.logit_rows)?, self.config.vocab_size)
+        Logits::new(pass.logits()?, vocab_size)
     }
 }
 

@@ -159,26 +159,30 @@ template <class... P> Binder binder(void (*kernel)(P...)) {
 #define ENTRIES(name)                                                                              \
     ENTRY(embed_##name), ENTRY(layer_norm_##name), ENTRY(write_cache_##name),                      \
         ENTRY(attention_##name)
-std::map<std::string, Binder> kernels = {
+std::map<std::string, Binder> &kernels = *new std::map<std::string, Binder>{
     ENTRIES(f32),           ENTRIES(bf16),          ENTRIES(f16),           ENTRY(linear_plain_f32),
     ENTRY(linear_few_bf16), ENTRY(linear_few_f16),  ENTRY(linear_many_bf16), ENTRY(linear_many_f16),
 };
 
-std::mutex mutex;
+std::mutex &mutex = *new std::mutex;
 typedef std::vector<std::function<void()>> Graph;
-// What is being recorded, instead of run.
-Graph *capturing;
+struct Stream {
+    // What is being recorded, instead of run.
+    Graph *capturing;
+};
 
-int enqueue(std::function<void()> work) {
+int enqueue(void *stream, std::function<void()> work) {
     std::lock_guard<std::mutex> lock(mutex);
+    Graph *capturing = ((Stream *)stream)->capturing;
     if (capturing) capturing->push_back(work);
     else work();
     return 0;
 }
 
 std::map<void *, size_t> &sizes() {
-    static std::map<void *, size_t> all;
-    return all;
+    // Never destroyed: threads may outlive main.
+    static auto *all = new std::map<void *, size_t>;
+    return *all;
 }
 
 } // namespace
@@ -210,8 +214,8 @@ API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 API cuCtxSetCurrent(void *) { return 0; }
 API cuCtxGetCurrent(void **context) { return *context = &mutex, 0; }
 API cuCtxSynchronize() { return 0; }
-API cuStreamCreate(void **stream, unsigned) { return *stream = &mutex, 0; }
-API cuStreamDestroy_v2(void *) { return 0; }
+API cuStreamCreate(void **stream, unsigned) { return *stream = new Stream{}, 0; }
+API cuStreamDestroy_v2(void *stream) { return delete (Stream *)stream, 0; }
 API cuStreamSynchronize(void *) { return 0; }
 API cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
 API cuEventCreate(void **event, unsigned) { return *event = &mutex, 0; }
@@ -254,17 +258,17 @@ API cuMemFree_v2(Pointer pointer) {
 }
 API cuMemAllocAsync(Pointer *pointer, size_t bytes, void *) { return cuMemAlloc_v2(pointer, bytes); }
 API cuMemFreeAsync(Pointer pointer, void *) { return cuMemFree_v2(pointer); }
-API cuMemsetD8Async(Pointer to, unsigned char value, size_t count, void *) {
-    return enqueue([=] { memset((void *)to, value, count); });
+API cuMemsetD8Async(Pointer to, unsigned char value, size_t count, void *stream) {
+    return enqueue(stream, [=] { memset((void *)to, value, count); });
 }
-API cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, void *) {
-    return enqueue([=] { memcpy((void *)to, from, bytes); });
+API cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, void *stream) {
+    return enqueue(stream, [=] { memcpy((void *)to, from, bytes); });
 }
-API cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, void *) {
-    return enqueue([=] { memcpy(to, (void *)from, bytes); });
+API cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, void *stream) {
+    return enqueue(stream, [=] { memcpy(to, (void *)from, bytes); });
 }
-API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void *) {
-    return enqueue([=] { memcpy((void *)to, (void *)from, bytes); });
+API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void *stream) {
+    return enqueue(stream, [=] { memcpy((void *)to, (void *)from, bytes); });
 }
 
 API cuModuleLoadData(void **module, const void *) { return *module = &kernels, 0; }
@@ -275,12 +279,12 @@ API cuModuleGetFunction(void **function, void *, const char *name) {
     return *function = &found->second, 0;
 }
 API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned, void *,
+                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned, void *stream,
                    void **parameters, void **) {
     bool threads = block_x >= 1 && block_x <= MOST_THREADS && block_y == 1 && block_z == 1;
     if (!threads || grid_x < 1 || grid_y < 1 || grid_y > 65535 || grid_z != 1) return INVALID_VALUE;
     std::function<void()> kernel = (*(Binder *)function)(parameters);
-    return enqueue([=] {
+    return enqueue(stream, [=] {
         if (!stacks)
             stacks = (unsigned char *)mmap(nullptr, MOST_THREADS * STACK, PROT_READ | PROT_WRITE,
                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -294,16 +298,13 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
     });
 }
 
-API cuStreamBeginCapture_v2(void *, int) {
-    std::lock_guard<std::mutex> lock(mutex);
-    return capturing = new Graph, 0;
+API cuStreamBeginCapture_v2(void *stream, int) {
+    return ((Stream *)stream)->capturing = new Graph, 0;
 }
-API cuStreamEndCapture(void *, void **graph) {
-    std::lock_guard<std::mutex> lock(mutex);
-    *graph = capturing;
-    return capturing = nullptr, 0;
+API cuStreamEndCapture(void *stream, void **graph) {
+    *graph = ((Stream *)stream)->capturing;
+    return ((Stream *)stream)->capturing = nullptr, 0;
 }
-API cuStreamIsCapturing(void *, int *status) { return *status = capturing ? 1 : 0, 0; }
 API cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
     return *executable = new Graph(*(Graph *)graph), 0;
 }
