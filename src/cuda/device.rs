@@ -60,8 +60,17 @@ impl Device {
     }
 
     pub(super) fn kernel(&self, name: &str, format: Format) -> Result<CudaFunction> {
-        let name = format!("{name}_{}", format.suffix());
-        self.module.load_function(&name).during(name)
+        self.named_kernel(&format!("{name}_{}", format.suffix()))
+    }
+
+    pub(super) fn named_kernel(&self, name: &str) -> Result<CudaFunction> {
+        self.module.load_function(name).during(name)
+    }
+
+    /// Until all that was asked is done.
+    pub(super) fn wait(&self) -> Result<()> {
+        let done = self.stream.synchronize();
+        done.during("waiting for the device")
     }
 
     /// Memory for `len` values, all zero.
@@ -96,7 +105,7 @@ impl Device {
         let from = from.slice.slice(..len);
         let copied = self.stream.memcpy_dtoh(&from, &mut values);
         copied.during("a copy to the host")?;
-        self.stream.synchronize().during("waiting for the device")?;
+        self.wait()?;
         Ok(values)
     }
 

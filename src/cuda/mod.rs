@@ -8,6 +8,7 @@
 
 mod device;
 mod launch;
+mod limits;
 mod network;
 mod pass;
 

@@ -268,7 +268,7 @@ impl Network {
         let index = vec![0; bucket];
         let (argument, place) = scratch.write(self, none, &index, (bucket, stride))?;
         let stream = &self.device.stream;
-        stream.synchronize().during("waiting for the device")?;
+        self.device.wait()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).during("recording")?;
         let mut pass = Pass {

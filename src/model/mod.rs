@@ -17,6 +17,7 @@ mod inspection;
 mod kv_cache;
 mod loader;
 mod ops;
+mod transformer;
 mod weights;
 mod workspace;
 
@@ -32,6 +33,7 @@ pub use gpt2::{Gpt2, NoRecorder, Recorder};
 pub use inspection::{Inspection, Inspector, Norms, View};
 pub use kv_cache::{CacheFormat, KvCache};
 pub use ops::AttentionView;
+pub use transformer::Transformer;
 
 use std::str::FromStr;
 

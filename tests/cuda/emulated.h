@@ -15,7 +15,7 @@ struct Uint3 {
 };
 
 // The block that runs; driver.cpp has these.
-extern Uint3 threadIdx, blockIdx, blockDim;
+extern Uint3 threadIdx, blockIdx, blockDim, gridDim;
 // Waits for all threads of the block, and for those of the warp.
 void __syncthreads();
 void wait_for_warp();

@@ -19,6 +19,8 @@ if [ "${1:-}" = --gpu ]; then
     exit
 fi
 
+cargo clippy --features cuda --lib --bins --test cuda -- -D warnings
+
 # Without a driver: the binary runs, and says what is missing.
 cargo build --features cuda --bin gpt2
 gpt2="${CARGO_TARGET_DIR:-target}/debug/gpt2"

@@ -43,7 +43,7 @@ pub struct Compared {
 impl Report {
     /// Loads, writes the texts and compares.
     pub fn new(source: &Source, texts: u16) -> Result<Self> {
-        let model = source.load(Dtype::F32)?;
+        let model = source.load_on_cpu(Dtype::F32)?;
         let reference = Reference::new(&model, texts)?;
         let compare = |variant: Variant| reference.compare(variant, &variant.of(&model)?);
         Ok(Self {

@@ -2,14 +2,102 @@
 
 use std::time::Instant;
 
+use anyhow::Result;
+
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::kernels::linear::Precision;
-use crate::kernels::{limits, pool};
+use crate::kernels::{Isa, limits, pool};
+use crate::model::{Device, Dtype};
 
 /// Runs of a measurement, of which the best counts: it is a limit.
 const RUNS: usize = 5;
 
+/// What is measured.
+pub enum Machine {
+    /// The processor.
+    Cpu,
+    /// A GPU.
+    #[cfg(feature = "cuda")]
+    Cuda {
+        ordinal: usize,
+        device: cuda::Device,
+    },
+}
+
+impl Machine {
+    /// The one that computes where `device` says.
+    pub fn of(device: Device) -> Result<Self> {
+        match device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => Ok(Self::Cuda {
+                ordinal,
+                device: cuda::Device::open(ordinal)?,
+            }),
+            _ => Ok(Self::Cpu),
+        }
+    }
+
+    /// In words.
+    pub fn name(&self) -> Result<String> {
+        match self {
+            Self::Cpu => Ok(format!(
+                "{} threads, {}",
+                pool::threads(),
+                Isa::current().name()
+            )),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { device, .. } => Ok(device.name()?),
+        }
+    }
+
+    /// The precisions that it has.
+    pub fn dtypes(&self) -> Vec<Dtype> {
+        match self {
+            Self::Cpu => Dtype::ALL.to_vec(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { .. } => vec![Dtype::F32, Dtype::Bf16, Dtype::F16],
+        }
+    }
+
+    /// Numbers of sequences worth measuring, ascending.
+    pub fn batches(&self) -> &'static [usize] {
+        match self {
+            Self::Cpu => &[1, 8, 32],
+            #[cfg(feature = "cuda")]
+            Self::Cuda { .. } => &[1, 8, 32, 256],
+        }
+    }
+
+    /// Bytes per second that are read from memory.
+    pub fn read_bandwidth(&self) -> Result<f64> {
+        match self {
+            Self::Cpu => Ok(read_bandwidth()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { device, .. } => Ok(device.read_bandwidth()?),
+        }
+    }
+
+    /// Operations per second, two for each multiply-add, on values in
+    /// registers.
+    pub fn multiply_add_peak(&self, dtype: Dtype) -> Result<f64> {
+        match self {
+            Self::Cpu => Ok(multiply_add_peak(dtype.precision()?)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { device, .. } => {
+                let format = match dtype {
+                    Dtype::F16 => cuda::Format::F16,
+                    Dtype::Bf16 => cuda::Format::Bf16,
+                    Dtype::F32 | Dtype::Q8 | Dtype::Q4 => cuda::Format::F32,
+                };
+                Ok(device.multiply_add_peak(format)?)
+            }
+        }
+    }
+}
+
 /// Bytes per second that all threads together read from memory.
-pub fn read_bandwidth() -> f64 {
+fn read_bandwidth() -> f64 {
     const VALUES: usize = 64 << 20;
     const PART: usize = 1 << 18;
     let values = vec![1f32; VALUES];
@@ -23,7 +111,7 @@ pub fn read_bandwidth() -> f64 {
 
 /// Operations per second, two for each multiply-add, of all threads together
 /// on values in registers.
-pub fn multiply_add_peak(precision: Precision) -> f64 {
+fn multiply_add_peak(precision: Precision) -> f64 {
     const ROUNDS: usize = 200_000;
     let threads = pool::threads();
     best(|| {

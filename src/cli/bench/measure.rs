@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::engine::{PREFILL_CHUNK, Sampler, SamplingOptions, SamplingParams, Strategy};
 use crate::kernels::pool;
-use crate::model::{Batch, Gpt2, KvCache, Lease, LogitRows, Logits};
+use crate::model::{Batch, KvCache, Lease, LogitRows, Logits, Transformer};
 
 /// Runs of a measurement at most, of which the median counts.
 const RUNS: usize = 5;
@@ -41,12 +41,12 @@ pub enum Next {
 /// Computes prompts as the engine does: in chunks, into a cache whose memory
 /// is there already.
 pub struct Prompts<'a> {
-    model: &'a Gpt2,
+    model: &'a dyn Transformer,
     cache: KvCache,
 }
 
 impl<'a> Prompts<'a> {
-    pub fn new(model: &'a Gpt2) -> Result<Self> {
+    pub fn new(model: &'a dyn Transformer) -> Result<Self> {
         let cache = model.cache(model.config().n_positions)?;
         Ok(Self { model, cache })
     }
@@ -86,26 +86,26 @@ impl<'a> Prompts<'a> {
 }
 
 /// Seconds of all steps, the prompts left out.
-pub fn decode_once(model: &Gpt2, decode: Decode) -> Result<f64> {
+pub fn decode_once(model: &dyn Transformer, decode: Decode) -> Result<f64> {
     Sequences::new(model, decode)?.run(Next::Given)
 }
 
 /// Median seconds of all steps, the prompts left out.
-pub fn decode(model: &Gpt2, decode: Decode, next: Next) -> Result<f64> {
+pub fn decode(model: &dyn Transformer, decode: Decode, next: Next) -> Result<f64> {
     let mut sequences = Sequences::new(model, decode)?;
     median(|| sequences.run(next))
 }
 
 /// Sequences whose prompts are in the cache.
 struct Sequences<'a> {
-    model: &'a Gpt2,
+    model: &'a dyn Transformer,
     decode: Decode,
     cache: KvCache,
     leases: Vec<Lease>,
 }
 
 impl<'a> Sequences<'a> {
-    fn new(model: &'a Gpt2, decode: Decode) -> Result<Self> {
+    fn new(model: &'a dyn Transformer, decode: Decode) -> Result<Self> {
         check(model, decode)?;
         let Decode { batch, prompt, .. } = decode;
         let room = (prompt + decode.tokens).next_multiple_of(KvCache::BLOCK);
@@ -161,7 +161,7 @@ impl<'a> Sequences<'a> {
     }
 }
 
-fn check(model: &Gpt2, decode: Decode) -> Result<()> {
+fn check(model: &dyn Transformer, decode: Decode) -> Result<()> {
     let context = model.config().n_positions;
     let Decode {
         batch,
@@ -206,7 +206,7 @@ fn choose(samplers: &mut [Sampler], logits: &mut Logits) -> Vec<u32> {
 }
 
 /// Some token ids; which doesn't matter for speed.
-fn some_ids(model: &Gpt2, count: usize) -> Vec<u32> {
+fn some_ids(model: &dyn Transformer, count: usize) -> Vec<u32> {
     let vocab = model.config().vocab_size;
     (0..count).map(|i| (i * 7919 % vocab) as u32).collect()
 }

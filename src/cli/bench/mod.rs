@@ -14,10 +14,10 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::Usage;
 use super::common::ModelArgs;
 use crate::kernels::{Isa, pool};
-use crate::model::{Config, Device, Dtype};
+use crate::model::{Config, Dtype};
+use machine::Machine;
 use report::{Measured, Report};
 use source::Source;
 
@@ -55,16 +55,13 @@ pub fn run(args: Args) -> Result<()> {
         // Nothing ran before in this process, so it is the first word.
         pool::set_threads(threads);
     }
-    if args.model.device() != Device::Cpu {
-        let message = "the bench measures CPUs only, for now: leave --device out";
-        return Err(Usage(message.to_owned()).into());
-    }
+    let machine = Machine::of(args.model.device())?;
     let source = match args.shape {
         Some(config) => Source::Random(config),
         None => Source::Files(args.model.files()?),
     };
     if args.repl {
-        return repl::run(&source, args.model.dtype().unwrap_or_default());
+        return repl::run(&source, args.model.dtype().unwrap_or_default(), &machine);
     }
     if args.accuracy {
         let report = accuracy::Report::new(&source, args.texts)?;
@@ -76,13 +73,16 @@ pub fn run(args: Args) -> Result<()> {
     }
     let dtypes = match args.model.dtype() {
         Some(dtype) => vec![dtype],
-        None => Dtype::ALL.to_vec(),
+        None => machine.dtypes(),
     };
     if !args.json {
-        return print_table(&source, &dtypes);
+        return print_table(&source, &dtypes, &machine);
     }
-    let precisions = dtypes.iter().map(|&dtype| Measured::new(&source, dtype));
+    let precisions = dtypes
+        .iter()
+        .map(|&dtype| Measured::new(&source, dtype, &machine));
     print_json(&Report {
+        machine: machine.name()?,
         threads: pool::threads(),
         instruction_set: Isa::current().name(),
         precisions: precisions.collect::<Result<_>>()?,
@@ -95,12 +95,11 @@ fn print_json(report: &impl Serialize) -> Result<()> {
 }
 
 /// Each precision as soon as it is measured.
-fn print_table(source: &Source, dtypes: &[Dtype]) -> Result<()> {
+fn print_table(source: &Source, dtypes: &[Dtype], machine: &Machine) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let (threads, isa) = (pool::threads(), Isa::current().name());
-    writeln!(out, "{threads} threads, {isa}")?;
+    writeln!(out, "{}", machine.name()?)?;
     for &dtype in dtypes {
-        table::write(&mut out, &Measured::new(source, dtype)?)?;
+        table::write(&mut out, &Measured::new(source, dtype, machine)?)?;
         out.flush()?;
     }
     Ok(())

@@ -7,10 +7,10 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::machine;
+use super::machine::{self, Machine};
 use super::measure::{self, Decode, Prompts};
 use super::source::Source;
-use crate::model::{Dtype, Gpt2};
+use crate::model::{Dtype, Transformer};
 
 /// What a line asks for.
 #[derive(Debug, Deserialize)]
@@ -23,16 +23,16 @@ enum Case {
 }
 
 /// Answers until the input ends.
-pub fn run(source: &Source, dtype: Dtype) -> Result<()> {
-    let model = source.load(dtype)?;
-    let mut prompts = Prompts::new(&model)?;
+pub fn run(source: &Source, dtype: Dtype, machine: &Machine) -> Result<()> {
+    let model = source.load(dtype, machine)?;
+    let mut prompts = Prompts::new(&*model)?;
     let mut out = std::io::stdout().lock();
     let ready = json!({"ready": true, "packed_bytes": model.packed_bytes()});
     say(&mut out, &ready)?;
     // Bytes, since what isn't UTF-8 is a bad line like others.
     for line in std::io::stdin().lock().split(b'\n') {
         let line = line?;
-        let answer = answer(&model, &mut prompts, dtype, &line);
+        let answer = answer((&*model, machine), &mut prompts, dtype, &line);
         say(
             &mut out,
             &answer.unwrap_or_else(|e| json!({"error": format!("{e:#}")})),
@@ -47,7 +47,12 @@ fn say(out: &mut impl Write, answer: &Value) -> Result<()> {
     Ok(out.flush()?)
 }
 
-fn answer(model: &Gpt2, prompts: &mut Prompts<'_>, dtype: Dtype, line: &[u8]) -> Result<Value> {
+fn answer(
+    (model, machine): (&dyn Transformer, &Machine),
+    prompts: &mut Prompts<'_>,
+    dtype: Dtype,
+    line: &[u8],
+) -> Result<Value> {
     Ok(match serde_json::from_slice(line)? {
         Case::Decode(decode) => {
             let tokens = decode.batch.saturating_mul(decode.tokens);
@@ -55,14 +60,14 @@ fn answer(model: &Gpt2, prompts: &mut Prompts<'_>, dtype: Dtype, line: &[u8]) ->
         }
         Case::Prefill { tokens } => timed(prompts.once(tokens)?, tokens),
         Case::Bandwidth => {
-            let bandwidth = machine::read_bandwidth();
+            let bandwidth = machine.read_bandwidth()?;
             // What it read was the measurement's memory, not the model's. Where
             // that can't be forgotten, the peak is too high by it.
             machine::reset_peak_memory();
             json!({"bytes_per_second": bandwidth})
         }
         Case::Peak => {
-            let peak = machine::multiply_add_peak(dtype.precision()?);
+            let peak = machine.multiply_add_peak(dtype)?;
             json!({"operations_per_second": peak})
         }
     })

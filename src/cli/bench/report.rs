@@ -5,15 +5,13 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::machine;
+use super::machine::{self, Machine};
 use super::measure::{self, Decode, Next, Prompts};
 use super::source::Source;
-use crate::model::{Config, Dtype, Gpt2};
+use crate::model::{Config, Dtype, Transformer};
 
 /// Prompts that are timed, as far as the context goes.
 const PREFILLS: [usize; 3] = [128, 512, 1000];
-/// Sequences that decode together.
-const BATCHES: [usize; 3] = [1, 8, 32];
 /// Tokens before the first one that decodes.
 const PAST: usize = 32;
 /// Tokens that each sequence decodes.
@@ -24,7 +22,9 @@ const DEPTHS: [usize; 4] = [32, 256, 512, 960];
 /// The whole of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Threads that compute.
+    /// Threads that compute, and their instruction set; or the GPU.
+    pub machine: String,
+    /// Threads that compute on the processor.
     pub threads: usize,
     /// `scalar`, `avx2` or `avx512`.
     pub instruction_set: &'static str,
@@ -35,7 +35,7 @@ pub struct Report {
 /// One precision, and the machine while it was measured.
 #[derive(Debug, Serialize)]
 pub struct Measured {
-    /// `f32`, `bf16`, `q8` or `q4`.
+    /// `f32`, `bf16`, `f16`, `q8` or `q4`.
     pub dtype: &'static str,
     /// Bytes of all weights as they are held.
     pub packed_bytes: usize,
@@ -112,26 +112,26 @@ impl Around {
 
 impl Measured {
     /// Loads and measures.
-    pub fn new(source: &Source, dtype: Dtype) -> Result<Self> {
-        let bandwidth = machine::read_bandwidth();
-        let peak = machine::multiply_add_peak(dtype.precision()?);
+    pub fn new(source: &Source, dtype: Dtype, machine: &Machine) -> Result<Self> {
+        let bandwidth = machine.read_bandwidth()?;
+        let peak = machine.multiply_add_peak(dtype)?;
         let afresh = machine::reset_peak_memory();
         let started = Instant::now();
-        let model = source.load(dtype)?;
+        let model = source.load(dtype, machine)?;
         let seconds = started.elapsed().as_secs_f64();
         let resident_bytes = machine::resident_memory();
-        let mut timed = Timed::new(&model)?;
+        let mut timed = Timed::new(&*model, machine.batches())?;
         // Before the machine is measured again: that needs memory of its own.
         let peak_memory = machine::peak_memory().filter(|_| afresh);
         let bandwidth = Around {
             before: bandwidth,
-            after: machine::read_bandwidth(),
+            after: machine.read_bandwidth()?,
         };
         let peak = Around {
             before: peak,
-            after: machine::multiply_add_peak(dtype.precision()?),
+            after: machine.multiply_add_peak(dtype)?,
         };
-        timed.compare(&model, bandwidth.mean(), peak.mean());
+        timed.compare(&*model, bandwidth.mean(), peak.mean());
         Ok(Self {
             dtype: dtype.as_str(),
             packed_bytes: model.packed_bytes(),
@@ -161,13 +161,13 @@ struct Timed {
 }
 
 impl Timed {
-    fn new(model: &Gpt2) -> Result<Self> {
+    fn new(model: &dyn Transformer, batches: &[usize]) -> Result<Self> {
         let context = model.config().n_positions;
         let past = PAST.min(context / 4).max(1);
         let fitting = |tokens: &usize| *tokens <= context;
         let prefills = PREFILLS.into_iter().filter(fitting);
         let depths = DEPTHS.into_iter().filter(|past| past + STEPS <= context);
-        let largest = BATCHES[BATCHES.len() - 1];
+        let largest = batches.last().copied().unwrap_or(1);
         let mut prompts = Prompts::new(model)?;
         Ok(Self {
             past,
@@ -175,9 +175,9 @@ impl Timed {
             prefill: prefills
                 .map(|tokens| Prefill::new(&mut prompts, tokens))
                 .collect::<Result<_>>()?,
-            decode: BATCHES
-                .into_iter()
-                .map(|batch| Decoded::new(model, steps(batch, past), Next::Given))
+            decode: batches
+                .iter()
+                .map(|&batch| Decoded::new(model, steps(batch, past), Next::Given))
                 .collect::<Result<_>>()?,
             decode_top_p: Decoded::new(model, steps(largest, past), Next::TopP)?,
             by_depth: depths
@@ -187,7 +187,7 @@ impl Timed {
     }
 
     /// Fills in the shares of what the machine gives.
-    fn compare(&mut self, model: &Gpt2, bandwidth: f64, peak: f64) {
+    fn compare(&mut self, model: &dyn Transformer, bandwidth: f64, peak: f64) {
         let blocks = block_operations(model.config());
         let with_head = blocks + head_operations(model.config());
         for row in &mut self.prefill {
@@ -213,7 +213,7 @@ impl Prefill {
 }
 
 impl Decoded {
-    fn new(model: &Gpt2, decode: Decode, next: Next) -> Result<Self> {
+    fn new(model: &dyn Transformer, decode: Decode, next: Next) -> Result<Self> {
         let tokens = (decode.batch * decode.tokens) as f64;
         Ok(Self {
             batch: decode.batch,
@@ -225,7 +225,7 @@ impl Decoded {
 }
 
 impl Depth {
-    fn new(model: &Gpt2, past: usize) -> Result<Self> {
+    fn new(model: &dyn Transformer, past: usize) -> Result<Self> {
         let seconds = measure::decode(model, steps(1, past), Next::Given)?;
         Ok(Self {
             past_tokens: past,

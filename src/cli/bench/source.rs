@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::model::{Config, Dtype, Gpt2, LoadOptions, ModelError, ModelFiles};
+use super::machine::Machine;
+#[cfg(feature = "cuda")]
+use crate::model::CudaGpt2;
+use crate::model::{Config, Dtype, Gpt2, LoadOptions, ModelError, ModelFiles, Transformer};
 
 /// Weights that exist, or random ones of a shape.
 pub enum Source {
@@ -11,8 +14,29 @@ pub enum Source {
 }
 
 impl Source {
-    /// The model in this precision.
-    pub fn load(&self, dtype: Dtype) -> Result<Gpt2, ModelError> {
+    /// The model in this precision, on what is to be measured.
+    pub fn load(
+        &self,
+        dtype: Dtype,
+        machine: &Machine,
+    ) -> Result<Box<dyn Transformer>, ModelError> {
+        match machine {
+            Machine::Cpu => Ok(Box::new(self.load_on_cpu(dtype)?)),
+            #[cfg(feature = "cuda")]
+            Machine::Cuda { ordinal, .. } => {
+                let model = match self {
+                    Self::Files(files) => CudaGpt2::load(files, dtype, *ordinal)?,
+                    Self::Random(_) => {
+                        CudaGpt2::from_host(&self.load_on_cpu(Dtype::F32)?, dtype, *ordinal)?
+                    }
+                };
+                Ok(Box::new(model))
+            }
+        }
+    }
+
+    /// The model in this precision, on the processor.
+    pub fn load_on_cpu(&self, dtype: Dtype) -> Result<Gpt2, ModelError> {
         match self {
             Self::Files(files) => Gpt2::load(files, &LoadOptions { dtype }),
             Self::Random(config) => Gpt2::random(config.clone(), dtype, 0),

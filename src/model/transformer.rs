@@ -1,0 +1,50 @@
+//! What both kinds of GPT-2 can do.
+
+use super::{Batch, Config, Gpt2, KvCache, Logits, ModelError};
+
+/// A GPT-2, wherever it computes; see [`Gpt2`] for each of these.
+pub trait Transformer {
+    /// The model's shape.
+    fn config(&self) -> &Config;
+
+    /// Bytes of the weights as they are held.
+    fn packed_bytes(&self) -> usize;
+
+    /// A cache with room for `tokens` tokens.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the memory cannot be had.
+    fn cache(&self, tokens: usize) -> Result<KvCache, ModelError>;
+
+    /// The logits that `batch` asks for.
+    ///
+    /// # Errors
+    /// As [`Gpt2::forward`].
+    fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError>;
+}
+
+macro_rules! transformer {
+    ($model:ty) => {
+        impl Transformer for $model {
+            fn config(&self) -> &Config {
+                self.config()
+            }
+
+            fn packed_bytes(&self) -> usize {
+                self.packed_bytes()
+            }
+
+            fn cache(&self, tokens: usize) -> Result<KvCache, ModelError> {
+                self.cache(tokens)
+            }
+
+            fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
+                self.forward(batch, cache)
+            }
+        }
+    };
+}
+
+transformer!(Gpt2);
+#[cfg(feature = "cuda")]
+transformer!(super::CudaGpt2);
