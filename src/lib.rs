@@ -9,7 +9,8 @@
 //!
 //! # The floors
 //! Each module knows only those below it: `cli` → `server`, `hub` → `engine` →
-//! `tokenizer`, `model` → `kernels`. A test holds this.
+//! `tokenizer`, `model` → `kernels`, and `cuda` where it is built. A test holds
+//! this.
 //!
 //! # The invariants
 //! ARCHITECTURE.md lists them; the first is that the batch never changes the

@@ -71,7 +71,20 @@ impl ModelArgs {
 
     /// The model's files.
     pub fn files(&self) -> Result<ModelFiles> {
+        self.check()?;
         self.source.files()
+    }
+
+    /// Whether the device has the precision: known before anything is fetched.
+    pub fn check(&self) -> Result<()> {
+        let message = match (self.device, self.dtype) {
+            (Device::Cpu, Some(Dtype::F16)) => "--dtype f16 is for --device cuda; use bf16",
+            (Device::Cuda(_), Some(Dtype::Q8 | Dtype::Q4)) => {
+                "--dtype q8 and q4 are for --device cpu; use f32, bf16 or f16"
+            }
+            _ => return Ok(()),
+        };
+        Err(Usage(message.to_owned()).into())
     }
 
     /// Loads the model and starts an engine on it.

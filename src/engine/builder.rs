@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::queue::Queue;
-use super::scheduler::{Bounds, PREFILL_CHUNK};
+use super::scheduler::{Bounds, Chunks};
 use super::sequence::Limits;
 use super::worker::{Forward, Setup, Worker};
 use super::{CacheSize, Engine, EngineError, Shared, Speculation, capacity};
@@ -28,7 +28,9 @@ pub struct EngineBuilder {
     queue_requests: usize,
     queue_tokens: usize,
     cache: Option<CacheSize>,
-    bounds: Bounds,
+    running: usize,
+    chunk: Option<usize>,
+    prefix_reuse: bool,
     patience: Duration,
     speculation: Speculation,
 }
@@ -44,11 +46,9 @@ impl EngineBuilder {
             queue_requests: 256,
             queue_tokens: 128 * 1024,
             cache: None,
-            bounds: Bounds {
-                running: 64,
-                chunk: PREFILL_CHUNK,
-                reuse: true,
-            },
+            running: 64,
+            chunk: None,
+            prefix_reuse: true,
             patience: Duration::from_secs(30),
             speculation: Speculation::default(),
         }
@@ -90,7 +90,7 @@ impl EngineBuilder {
 
     /// Requests that run at a time; 64 unless set.
     pub fn running(mut self, requests: usize) -> Self {
-        self.bounds.running = requests.max(1);
+        self.running = requests.max(1);
         self
     }
 
@@ -102,17 +102,17 @@ impl EngineBuilder {
         self
     }
 
-    /// Most tokens of prompts in one step; 256 unless set. Answers are the
-    /// same whatever it is.
+    /// Most tokens of prompts in one step; as in [`Chunks`] unless set. Answers
+    /// are the same whatever it is.
     pub fn prefill_chunk(mut self, tokens: usize) -> Self {
-        self.bounds.chunk = tokens.max(1);
+        self.chunk = Some(tokens.max(1));
         self
     }
 
     /// Whether prompts that begin alike are computed once; they are unless
     /// set. Answers are the same either way.
     pub fn prefix_reuse(mut self, reuse: bool) -> Self {
-        self.bounds.reuse = reuse;
+        self.prefix_reuse = reuse;
         self
     }
 
@@ -199,11 +199,19 @@ impl EngineBuilder {
             Err(error) => return Err(error.into()),
         };
         let metrics = Arc::new(Metrics::new());
+        let chunks = match self.device {
+            Device::Cpu => Chunks::CPU,
+            Device::Cuda(_) => Chunks::GPU,
+        };
         let setup = Setup {
             limits: limits(&config, tokenizer.as_ref()),
             tokenizer: tokenizer.clone(),
             speculation: self.speculation,
-            bounds: self.bounds,
+            bounds: Bounds {
+                running: self.running,
+                chunks: self.chunk.map_or(chunks, |most| chunks.at_most(most)),
+                reuse: self.prefix_reuse,
+            },
             patience: self.patience,
             metrics: Arc::clone(&metrics),
         };

@@ -37,7 +37,7 @@ pub use event::{Event, Events, FinishReason, Finished, Token, Usage};
 pub use inspect::{InspectRequest, Inspected};
 pub use params::{MAX_LOGPROBS, ParamError, SamplingOptions, SamplingParams, Strategy};
 pub use sampling::{Chosen, Sampler, processed_scores};
-pub use scheduler::PREFILL_CHUNK;
+pub use scheduler::Chunks;
 pub use score::{TokenScore, perplexity};
 pub use speculation::Speculation;
 

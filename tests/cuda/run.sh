@@ -24,7 +24,7 @@ cargo clippy --features cuda --lib --bins --test cuda -- -D warnings
 # Without a driver: the binary runs, and says what is missing.
 cargo build --features cuda --bin gpt2
 gpt2="${CARGO_TARGET_DIR:-target}/debug/gpt2"
-if ! ldconfig -p | grep -q libcuda.so; then
+if ! ldconfig -p | grep libcuda.so >/dev/null; then
     "$gpt2" generate "Once upon a time" --max-tokens 5 >/dev/null
     said=$("$gpt2" generate "Once" --device cuda 2>&1 >/dev/null) && exit 1
     echo "$said"

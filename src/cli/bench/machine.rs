@@ -6,6 +6,7 @@ use anyhow::Result;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::engine::Chunks;
 use crate::kernels::linear::Precision;
 use crate::kernels::{Isa, limits, pool};
 use crate::model::{Device, Dtype};
@@ -66,6 +67,25 @@ impl Machine {
             Self::Cpu => &[1, 8, 32],
             #[cfg(feature = "cuda")]
             Self::Cuda { .. } => &[1, 8, 32, 256],
+        }
+    }
+
+    /// Tokens of prompts in a step, as in the engine.
+    pub fn chunk(&self) -> usize {
+        match self {
+            Self::Cpu => Chunks::CPU.alone,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { .. } => Chunks::GPU.alone,
+        }
+    }
+
+    /// Prompts worth computing together: so many, of so many tokens.
+    pub fn prompts(&self) -> Option<(usize, usize)> {
+        match self {
+            // One fills it.
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { .. } => Some((64, 512)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
-use crate::engine::{PREFILL_CHUNK, Sampler, SamplingOptions, SamplingParams, Strategy};
+use crate::engine::{Sampler, SamplingOptions, SamplingParams, Strategy};
 use crate::kernels::pool;
 use crate::model::{Batch, KvCache, Lease, LogitRows, Logits, Transformer};
 
@@ -42,13 +42,19 @@ pub enum Next {
 /// is there already.
 pub struct Prompts<'a> {
     model: &'a dyn Transformer,
+    chunk: usize,
     cache: KvCache,
 }
 
 impl<'a> Prompts<'a> {
-    pub fn new(model: &'a dyn Transformer) -> Result<Self> {
+    /// With room for one prompt, computed `chunk` tokens at a time.
+    pub fn new(model: &'a dyn Transformer, chunk: usize) -> Result<Self> {
         let cache = model.cache(model.config().n_positions)?;
-        Ok(Self { model, cache })
+        Ok(Self {
+            model,
+            chunk,
+            cache,
+        })
     }
 
     /// Seconds of one prompt of `tokens` tokens to the logits of its last.
@@ -61,7 +67,7 @@ impl<'a> Prompts<'a> {
         let ids = some_ids(self.model, tokens);
         let mut lease = self.cache.lease();
         let started = Instant::now();
-        for chunk in ids.chunks(PREFILL_CHUNK) {
+        for chunk in ids.chunks(self.chunk) {
             lease.grow(chunk.len())?;
             let last = lease.len() + chunk.len() == tokens;
             let rows = if last {
@@ -83,6 +89,30 @@ impl<'a> Prompts<'a> {
         self.once(tokens)?;
         median(|| self.once(tokens))
     }
+}
+
+/// Median seconds of `count` prompts of `tokens` tokens each, to the logits of
+/// their last, as many of them in a step as `chunk` tokens are.
+pub fn prompts_together(
+    model: &dyn Transformer,
+    (count, tokens): (usize, usize),
+    chunk: usize,
+) -> Result<f64> {
+    let ids = some_ids(model, tokens);
+    let mut cache = model.cache(count * tokens.next_multiple_of(KvCache::BLOCK))?;
+    median(|| {
+        let mut leases: Vec<_> = (0..count).map(|_| cache.lease()).collect();
+        let started = Instant::now();
+        for leases in leases.chunks_mut((chunk / tokens).max(1)) {
+            let mut batch = Batch::new();
+            for lease in &mut *leases {
+                lease.grow(tokens)?;
+                batch.push(&ids, lease, LogitRows::Last)?;
+            }
+            model.forward(&batch, &mut cache)?;
+        }
+        Ok(started.elapsed().as_secs_f64())
+    })
 }
 
 /// Seconds of all steps, the prompts left out.

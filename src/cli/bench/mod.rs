@@ -55,6 +55,7 @@ pub fn run(args: Args) -> Result<()> {
         // Nothing ran before in this process, so it is the first word.
         pool::set_threads(threads);
     }
+    args.model.check()?;
     let machine = Machine::of(args.model.device())?;
     let source = match args.shape {
         Some(config) => Source::Random(config),

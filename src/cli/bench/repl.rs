@@ -25,7 +25,7 @@ enum Case {
 /// Answers until the input ends.
 pub fn run(source: &Source, dtype: Dtype, machine: &Machine) -> Result<()> {
     let model = source.load(dtype, machine)?;
-    let mut prompts = Prompts::new(&*model)?;
+    let mut prompts = Prompts::new(&*model, machine.chunk())?;
     let mut out = std::io::stdout().lock();
     let ready = json!({"ready": true, "packed_bytes": model.packed_bytes()});
     say(&mut out, &ready)?;

@@ -57,7 +57,7 @@ pub struct Measured {
     pub time_to_first_token_seconds: f64,
     /// Tokens of that prompt.
     pub time_to_first_token_prompt: usize,
-    /// One prompt alone, by length.
+    /// Prompts, by length; on a GPU also many of them together.
     pub prefill: Vec<Prefill>,
     /// Sequences together, by their number.
     pub decode: Vec<Decoded>,
@@ -74,9 +74,12 @@ pub struct Around {
     pub after: f64,
 }
 
-/// A prompt to the logits of its last token.
+/// Prompts to the logits of their last tokens.
 #[derive(Debug, Serialize)]
 pub struct Prefill {
+    /// Prompts computed together.
+    pub prompts: usize,
+    /// Tokens of each.
     pub tokens: usize,
     pub tokens_per_second: f64,
     /// Operations of the blocks' linear layers, of the multiply-add peak.
@@ -120,7 +123,7 @@ impl Measured {
         let model = source.load(dtype, machine)?;
         let seconds = started.elapsed().as_secs_f64();
         let resident_bytes = machine::resident_memory();
-        let mut timed = Timed::new(&*model, machine.batches())?;
+        let mut timed = Timed::new(&*model, machine)?;
         // Before the machine is measured again: that needs memory of its own.
         let peak_memory = machine::peak_memory().filter(|_| afresh);
         let bandwidth = Around {
@@ -161,19 +164,22 @@ struct Timed {
 }
 
 impl Timed {
-    fn new(model: &dyn Transformer, batches: &[usize]) -> Result<Self> {
+    fn new(model: &dyn Transformer, machine: &Machine) -> Result<Self> {
         let context = model.config().n_positions;
         let past = PAST.min(context / 4).max(1);
         let fitting = |tokens: &usize| *tokens <= context;
         let prefills = PREFILLS.into_iter().filter(fitting);
         let depths = DEPTHS.into_iter().filter(|past| past + STEPS <= context);
+        let batches = machine.batches();
         let largest = batches.last().copied().unwrap_or(1);
-        let mut prompts = Prompts::new(model)?;
+        let mut prompts = Prompts::new(model, machine.chunk())?;
+        let together = machine.prompts().filter(|(_, tokens)| *tokens <= context);
         Ok(Self {
             past,
             first_token_seconds: prompts.median(past)?,
             prefill: prefills
                 .map(|tokens| Prefill::new(&mut prompts, tokens))
+                .chain(together.map(|many| Prefill::together(model, many, machine.chunk())))
                 .collect::<Result<_>>()?,
             decode: batches
                 .iter()
@@ -205,8 +211,20 @@ impl Timed {
 impl Prefill {
     fn new(prompts: &mut Prompts<'_>, tokens: usize) -> Result<Self> {
         Ok(Self {
+            prompts: 1,
             tokens,
             tokens_per_second: tokens as f64 / prompts.median(tokens)?,
+            share_of_peak: f64::NAN,
+        })
+    }
+
+    fn together(model: &dyn Transformer, many: (usize, usize), chunk: usize) -> Result<Self> {
+        let (prompts, tokens) = many;
+        let seconds = measure::prompts_together(model, many, chunk)?;
+        Ok(Self {
+            prompts,
+            tokens,
+            tokens_per_second: (prompts * tokens) as f64 / seconds,
             share_of_peak: f64::NAN,
         })
     }

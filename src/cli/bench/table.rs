@@ -25,7 +25,11 @@ pub fn write(out: &mut impl Write, m: &Measured) -> Result<()> {
     for row in &m.prefill {
         let (rate, share) = (row.tokens_per_second, row.share_of_peak * 100.0);
         let figures = format_args!("{rate:>9.1} tokens/s {:>22} {share:>5.1}% of peak", "");
-        line(out, &format!("prefill {}", row.tokens), figures)?;
+        let label = match row.prompts {
+            1 => format!("prefill {}", row.tokens),
+            many => format!("prefill {many} x {}", row.tokens),
+        };
+        line(out, &label, figures)?;
     }
     for row in &m.decode {
         decoded(out, &format!("decode, batch {}", row.batch), row)?;

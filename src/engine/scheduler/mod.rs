@@ -13,12 +13,36 @@ use std::ops::Range;
 
 use crate::model::{Blocks, Lease, LogitRows};
 
-/// Most tokens of prompts in one step while no job waits for its next token.
-pub const PREFILL_CHUNK: usize = 256;
+/// Most tokens of prompts in one step.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunks {
+    /// While no job waits for its next token.
+    pub alone: usize,
+    /// While others wait for their next token: enough rows to be computed at
+    /// full speed, few enough to be done soon.
+    pub beside: usize,
+}
 
-/// Most tokens of prompts in one step while others wait for their next token:
-/// enough rows to be computed at full speed, few enough to be done soon.
-const PREFILL_BESIDE: usize = 64;
+impl Chunks {
+    /// For a processor.
+    pub const CPU: Self = Self {
+        alone: 256,
+        beside: 64,
+    };
+    /// For a GPU, which fewer rows leave idle.
+    pub const GPU: Self = Self {
+        alone: 2048,
+        beside: 512,
+    };
+
+    /// Those of at most `most` tokens.
+    pub fn at_most(self, most: usize) -> Self {
+        Self {
+            alone: most,
+            beside: self.beside.min(most),
+        }
+    }
+}
 
 /// Most tokens scored in one step: each needs a row of logits.
 const SCORE_CHUNK: usize = 64;
@@ -64,7 +88,7 @@ pub struct Bounds {
     /// Most jobs that run at a time.
     pub running: usize,
     /// Most tokens of prompts in a step.
-    pub chunk: usize,
+    pub chunks: Chunks,
     /// Whether blocks are reused for texts that begin alike.
     pub reuse: bool,
 }
@@ -209,8 +233,8 @@ impl<J: Runnable> Scheduler<J> {
         let mut budget = Budget {
             decoding,
             prompts: match decoding {
-                0 => self.bounds.chunk,
-                _ => self.bounds.chunk.min(PREFILL_BESIDE),
+                0 => self.bounds.chunks.alone,
+                _ => self.bounds.chunks.beside,
             },
             guesses: CHEAP_ROWS.saturating_sub(decoding),
         };

@@ -218,7 +218,7 @@ impl FakeCache {
                 prompts += span.tokens.len();
             }
         }
-        assert!(prompts <= bounds.chunk, "{prompts} tokens of prompts");
+        assert!(prompts <= bounds.chunks.alone, "{prompts} tokens of prompts");
         assert!(guesses == 0 || guesses + decoding <= CHEAP_ROWS);
         // A job that waits for its next token always gets it.
         for (index, r) in running.iter().enumerate() {
@@ -240,7 +240,7 @@ impl FakeCache {
 fn bounds(running: usize, chunk: usize) -> Bounds {
     Bounds {
         running,
-        chunk,
+        chunks: Chunks::CPU.at_most(chunk),
         reuse: true,
     }
 }
@@ -334,7 +334,7 @@ fn a_newcomer_joins_at_once_and_a_long_prompt_lets_others_go_on() {
     for step in 1..4 {
         let spans = cache.scheduler.schedule();
         assert_eq!(spans.len(), 2, "step {step}");
-        assert!(spans[1].len() <= PREFILL_BESIDE);
+        assert!(spans[1].len() <= Chunks::CPU.beside);
         cache.step();
     }
 }

@@ -54,7 +54,7 @@ impl Fixture {
             speculation: Speculation::PromptLookup,
             bounds: Bounds {
                 running: 4,
-                chunk: 64,
+                chunks: crate::engine::Chunks::CPU.at_most(64),
                 reuse: true,
             },
             patience: Duration::from_secs(5),
