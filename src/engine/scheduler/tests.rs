@@ -218,7 +218,10 @@ impl FakeCache {
                 prompts += span.tokens.len();
             }
         }
-        assert!(prompts <= bounds.chunks.alone, "{prompts} tokens of prompts");
+        assert!(
+            prompts <= bounds.chunks.alone,
+            "{prompts} tokens of prompts"
+        );
         assert!(guesses == 0 || guesses + decoding <= CHEAP_ROWS);
         // A job that waits for its next token always gets it.
         for (index, r) in running.iter().enumerate() {
