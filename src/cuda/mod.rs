@@ -11,6 +11,8 @@ mod launch;
 mod limits;
 mod network;
 mod pass;
+mod scratch;
+mod step;
 
 use std::fmt;
 

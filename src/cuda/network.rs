@@ -8,7 +8,8 @@ use half::{bf16, f16};
 
 use super::device::Buffer;
 use super::launch::Kernels;
-use super::pass::{Scratch, Step};
+use super::scratch::Scratch;
+use super::step::Step;
 use super::{BLOCK, CudaError, Device, Format, Result};
 use crate::kernels::pool;
 

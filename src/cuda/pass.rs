@@ -1,14 +1,11 @@
 //! One forward pass: the new tokens of several sequences, a row for each.
 
-use std::fmt;
 use std::sync::PoisonError;
 
-use cudarc::driver::{CudaGraph, sys};
-
-use super::device::Buffer;
 use super::launch::{HeadsArgument, LinearArgument, RowsArgument, Then};
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
-use super::{BLOCK, CudaError, During, Result};
+use super::scratch::{Room, Scratch};
+use super::{BLOCK, CudaError, Result};
 
 /// What a pass computes.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +22,7 @@ pub struct Rows<'a> {
 
 impl Rows<'_> {
     /// Whatever the kernels would follow out of bounds.
-    fn check(&self, shape: &Shape, cache: &Cache) -> Result<()> {
+    pub(super) fn check(&self, shape: &Shape, cache: &Cache) -> Result<()> {
         let fail = |what: &str| Err(CudaError::Unsupported(format!("a batch with {what}")));
         let rows = self.tokens.len();
         if rows == 0 || rows > MOST_ROWS {
@@ -59,123 +56,16 @@ impl Rows<'_> {
 /// dimension, each of 16 rows at least.
 const MOST_ROWS: usize = 1 << 20;
 
-/// How much a pass needs.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    rows: usize,
-    /// Entries of all block tables.
-    tables: usize,
-    logit_rows: usize,
-}
-
-impl Room {
-    fn holds(self, other: Self) -> bool {
-        self.rows >= other.rows
-            && self.tables >= other.tables
-            && self.logit_rows >= other.logit_rows
-    }
-
-    /// Some to spare, and what there was before.
-    fn grown(self, before: Option<Self>) -> Self {
-        let larger = |of: fn(Self) -> usize| of(self).next_power_of_two().max(before.map_or(0, of));
-        Self {
-            rows: larger(|room| room.rows),
-            tables: larger(|room| room.tables),
-            logit_rows: larger(|room| room.logit_rows),
-        }
-    }
-}
-
-/// Memory for the rows of a pass, and for what they hand on. Its paddings are
-/// zero and stay so.
-#[derive(Debug)]
-pub(super) struct Scratch {
-    room: Room,
-    /// Tokens, positions, sequences, logit rows and tables, one after another,
-    /// so that one copy brings them.
-    rows: Buffer<u32>,
-    /// The residual stream, `[rows, n_embd]`.
-    x: Buffer<f32>,
-    /// Normed rows, and what attention gives: `[rows, padded n_embd]`.
-    normed: Buffer<u8>,
-    attended: Buffer<u8>,
-    /// `[rows, 3 · n_embd]`
-    qkv: Buffer<u8>,
-    /// `[rows, padded n_inner]`
-    inner: Buffer<u8>,
-    /// `[logit_rows, vocab_size]`
-    logits: Buffer<f32>,
-}
-
-impl Scratch {
-    fn new(network: &Network, room: Room) -> Result<Self> {
-        let Network { device, shape, .. } = network;
-        let bytes = network.format.bytes();
-        let normed = padded(shape.n_embd) * bytes;
-        let Room {
-            rows,
-            tables,
-            logit_rows,
-        } = room;
-        Ok(Self {
-            room,
-            rows: device.zeros(3 * rows + logit_rows + tables)?,
-            x: device.zeros(rows * shape.n_embd)?,
-            // The head takes its rows through this, too.
-            normed: device.zeros(rows.max(logit_rows) * normed)?,
-            attended: device.zeros(rows * normed)?,
-            qkv: device.zeros(rows * 3 * shape.n_embd * bytes)?,
-            inner: device.zeros(rows * padded(shape.n_inner) * bytes)?,
-            logits: device.zeros(logit_rows * shape.vocab_size)?,
-        })
-    }
-
-    /// Brings the rows and which of them get logits, filled up with rows that
-    /// are none, to `count` rows; where they are then.
-    fn write(
-        &mut self,
-        network: &Network,
-        rows: Rows<'_>,
-        index: &[u32],
-        (count, stride): (usize, usize),
-    ) -> Result<(RowsArgument, u64)> {
-        let mut all = Vec::with_capacity(self.rows.len());
-        let filled = |all: &mut Vec<u32>, values: &[u32], filler: u32| {
-            all.extend_from_slice(values);
-            all.resize(all.len() + count - values.len(), filler);
-        };
-        filled(&mut all, rows.tokens, 0);
-        // -1, as the kernels see it.
-        filled(&mut all, rows.positions, u32::MAX);
-        filled(&mut all, rows.sequences, 0);
-        all.extend_from_slice(index);
-        for table in rows.tables {
-            all.extend_from_slice(table);
-            all.resize(all.len() + stride - table.len(), 0);
-        }
-        network.device.write(&all, &mut self.rows)?;
-        let at = |values: usize| self.rows.pointer + (values * size_of::<u32>()) as u64;
-        let argument = RowsArgument {
-            tokens: at(0),
-            positions: at(count),
-            sequences: at(2 * count),
-            tables: at(3 * count + index.len()),
-            stride: stride as i32,
-        };
-        Ok((argument, at(3 * count)))
-    }
-}
-
 /// A pass under way.
 #[derive(Debug)]
 pub struct Pass<'a> {
-    network: &'a Network,
-    scratch: Scratch,
+    pub(super) network: &'a Network,
+    pub(super) scratch: Scratch,
     /// Rows that are computed.
-    rows: usize,
-    argument: RowsArgument,
+    pub(super) rows: usize,
+    pub(super) argument: RowsArgument,
     /// Where it says which rows get logits, and how many do.
-    index: (u64, usize),
+    pub(super) index: (u64, usize),
 }
 
 impl Network {
@@ -218,98 +108,10 @@ impl Network {
             old => Scratch::new(self, needed.grown(old.map(|old| old.room))),
         }
     }
-
-    /// The next token of each of several sequences, a row for each: their
-    /// logits, `[rows, vocab_size]`. What is launched is recorded once for
-    /// each power of two and then repeated, so that the processor has little
-    /// to do; the bits are those of a [`Pass`].
-    ///
-    /// # Errors
-    /// As [`begin`](Self::begin).
-    pub fn decode(&self, rows: Rows<'_>, cache: &mut Cache) -> Result<Vec<f32>> {
-        rows.check(&self.shape, cache)?;
-        let count = rows.tokens.len();
-        let bucket = count.next_power_of_two();
-        let stride = self.shape.n_positions.div_ceil(BLOCK);
-        let index: Vec<u32> = (0..bucket as u32).collect();
-        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (bucket, cache.number);
-        let mut step = match steps.remove(&key) {
-            Some(step) => step,
-            None => self.record(bucket, cache)?,
-        };
-        let scratch = &mut step.scratch;
-        scratch.write(self, rows, &index, (bucket, stride))?;
-        step.graph.launch().during("a recorded step")?;
-        let values = self
-            .device
-            .read(&scratch.logits, count * self.shape.vocab_size)?;
-        steps.insert(key, step);
-        Ok(values)
-    }
-
-    /// Records the launches of a step of so many rows.
-    fn record(&self, bucket: usize, cache: &mut Cache) -> Result<Step> {
-        let stride = self.shape.n_positions.div_ceil(BLOCK);
-        let mut scratch = Scratch::new(
-            self,
-            Room {
-                rows: bucket,
-                tables: bucket * stride,
-                logit_rows: bucket,
-            },
-        )?;
-        let none = Rows {
-            tokens: &[],
-            positions: &[],
-            sequences: &[],
-            tables: &[],
-        };
-        let index = vec![0; bucket];
-        let (argument, place) = scratch.write(self, none, &index, (bucket, stride))?;
-        let stream = &self.device.stream;
-        self.device.wait()?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        stream.begin_capture(mode).during("recording")?;
-        let mut pass = Pass {
-            network: self,
-            scratch,
-            rows: bucket,
-            argument,
-            index: (place, bucket),
-        };
-        let launched = pass.launch_all(cache);
-        // The recording ends whatever came of it.
-        let graph = stream.end_capture(NO_FLAGS).during("recording a step");
-        launched?;
-        let graph = graph?.ok_or_else(|| CudaError::Unsupported("nothing was recorded".into()))?;
-        Ok(Step {
-            graph,
-            scratch: pass.scratch,
-        })
-    }
-}
-
-const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
-
-/// A step that was recorded, with the memory that its launches name.
-pub(super) struct Step {
-    graph: CudaGraph,
-    scratch: Scratch,
-}
-
-// SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds
-// the context to the thread that calls it, and the network's lock lets in one.
-unsafe impl Send for Step {}
-
-impl fmt::Debug for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Step({})", self.scratch.room.rows)
-    }
 }
 
 impl Pass<'_> {
-    fn launch_all(&mut self, cache: &mut Cache) -> Result<()> {
+    pub(super) fn launch_all(&mut self, cache: &mut Cache) -> Result<()> {
         self.embed()?;
         for i in 0..self.network.blocks.len() {
             self.block(i, cache)?;

@@ -1,0 +1,106 @@
+//! Steps of decoding, recorded as CUDA graphs and repeated.
+
+use std::fmt;
+use std::sync::PoisonError;
+
+use cudarc::driver::{CudaGraph, sys};
+
+use super::network::{Cache, Network};
+use super::pass::{Pass, Rows};
+use super::scratch::{Room, Scratch};
+use super::{BLOCK, CudaError, During, Result};
+
+const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
+
+/// A step that was recorded, with the memory that its launches name.
+pub(super) struct Step {
+    graph: CudaGraph,
+    scratch: Scratch,
+}
+
+// SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds
+// the context to the thread that calls it, and the network's lock lets in one.
+unsafe impl Send for Step {}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Step({})", self.scratch.room.rows)
+    }
+}
+
+impl Network {
+    /// The next token of each of several sequences, a row for each: their
+    /// logits, `[rows, vocab_size]`. What is launched is recorded once for
+    /// each power of two and then repeated, so that the processor has little
+    /// to do; the bits are those of a [`Pass`].
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn decode(&self, rows: Rows<'_>, cache: &mut Cache) -> Result<Vec<f32>> {
+        rows.check(&self.shape, cache)?;
+        let count = rows.tokens.len();
+        let bucket = count.next_power_of_two();
+        let stride = self.shape.n_positions.div_ceil(BLOCK);
+        let too_long = rows.tables.iter().any(|table| table.len() > stride);
+        if too_long || rows.tables.len() > count {
+            let message = "more blocks than the rows of a step can have";
+            return Err(CudaError::Unsupported(message.to_owned()));
+        }
+        let index: Vec<u32> = (0..bucket as u32).collect();
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (bucket, cache.number);
+        let mut step = match steps.remove(&key) {
+            Some(step) => step,
+            None => self.record(bucket, cache)?,
+        };
+        let scratch = &mut step.scratch;
+        scratch.write(self, rows, &index, (bucket, stride))?;
+        step.graph.launch().during("a recorded step")?;
+        let values = self
+            .device
+            .read(&scratch.logits, count * self.shape.vocab_size)?;
+        steps.insert(key, step);
+        Ok(values)
+    }
+
+    /// Records the launches of a step of so many rows.
+    fn record(&self, bucket: usize, cache: &mut Cache) -> Result<Step> {
+        let stride = self.shape.n_positions.div_ceil(BLOCK);
+        let mut scratch = Scratch::new(
+            self,
+            Room {
+                rows: bucket,
+                tables: bucket * stride,
+                logit_rows: bucket,
+            },
+        )?;
+        let none = Rows {
+            tokens: &[],
+            positions: &[],
+            sequences: &[],
+            tables: &[],
+        };
+        let index = vec![0; bucket];
+        let (argument, place) = scratch.write(self, none, &index, (bucket, stride))?;
+        let stream = &self.device.stream;
+        self.device.wait()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).during("recording")?;
+        let mut pass = Pass {
+            network: self,
+            scratch,
+            rows: bucket,
+            argument,
+            index: (place, bucket),
+        };
+        let launched = pass.launch_all(cache);
+        // The recording ends whatever came of it.
+        let graph = stream.end_capture(NO_FLAGS).during("recording a step");
+        launched?;
+        let graph = graph?.ok_or_else(|| CudaError::Unsupported("nothing was recorded".into()))?;
+        Ok(Step {
+            graph,
+            scratch: pass.scratch,
+        })
+    }
+}
