@@ -116,6 +116,8 @@ const FLOORS: &[Floor] = &[
             "tokenizer",
             "model",
             "kernels",
+            // Its limits, for the benchmark.
+            "cuda",
         ],
         banned: &["axum", "ureq"],
     },
