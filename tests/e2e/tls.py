@@ -5,14 +5,14 @@ offsets from today), writes it to the file CERTIFICATE, prints the port it
 listens on, and passes each connection on to PORT.
 """
 
+import asyncio
+import contextlib
 import datetime
 import ipaddress
 import os
-import socket
 import ssl
 import sys
 import tempfile
-import threading
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -42,24 +42,28 @@ def make_certificate(first_day, last_day):
     return certificate.public_bytes(pem), private
 
 
-def copy(source, target):
-    try:
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
+async def copy(reader, writer):
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
 
 
-def pass_on(connection, context, port):
-    try:
-        client = context.wrap_socket(connection, server_side=True)
-    except (OSError, ssl.SSLError):
-        return
-    server = socket.create_connection(("127.0.0.1", port))
-    threading.Thread(target=copy, args=(client, server), daemon=True).start()
-    copy(server, client)
-    client.close()
+async def serve(context, port):
+    # One thread: a TLS connection read and written by two of them lost a
+    # request now and then.
+    async def pass_on(client, to_client):
+        server, to_server = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(client, to_server), copy(server, to_client))
+        to_server.close()
+
+    listener = await asyncio.start_server(pass_on, "127.0.0.1", 0, ssl=context)
+    print(listener.sockets[0].getsockname()[1], flush=True)
+    await listener.serve_forever()
 
 
 def main():
@@ -73,12 +77,7 @@ def main():
         with open(path, "wb") as file:
             file.write(certificate + private)
         context.load_cert_chain(path)
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], flush=True)
-    while True:
-        connection, _ = listener.accept()
-        arguments = (connection, context, port)
-        threading.Thread(target=pass_on, args=arguments, daemon=True).start()
+    asyncio.run(serve(context, port))
 
 
 main()
