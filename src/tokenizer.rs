@@ -66,7 +66,7 @@ struct Inner {
     /// The bytes of every token, by id, where the tokenizer is byte-level.
     bytes: Option<Vec<Vec<u8>>>,
     /// The length of the longest of these.
-    longest: usize,
+    longest: Option<usize>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -130,7 +130,7 @@ impl Tokenizer {
             inner: Arc::new(Inner {
                 tokenizer,
                 vocab_size,
-                longest: bytes.iter().flatten().map(Vec::len).max().unwrap_or(0),
+                longest: bytes.iter().flatten().map(Vec::len).max(),
                 bytes,
             }),
         }
@@ -184,8 +184,7 @@ impl Tokenizer {
         if self.inner.tokenizer.get_normalizer().is_some() {
             return None;
         }
-        self.inner.bytes.as_ref()?;
-        Some(self.inner.longest.saturating_mul(tokens))
+        Some(self.inner.longest?.saturating_mul(tokens))
     }
 
     /// The largest id plus one, added tokens included.

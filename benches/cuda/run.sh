@@ -7,10 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 target="${CARGO_TARGET_DIR:-target}"
 
-if [ -z "${NVCC:-}${CUDA_HOME:-}${CUDA_PATH:-}" ] && ! command -v nvcc >/dev/null; then
-    CUDA_HOME=$(bash tests/cuda/nvcc.sh "$target/cuda")
-    export CUDA_HOME
-fi
+source tests/cuda/env.sh
 cargo build --release --features cuda --bin gpt2
 bash tests/cuda/run.sh --gpu
 bench() { "$target/release/gpt2" bench --device cuda "$@"; }

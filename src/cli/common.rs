@@ -77,14 +77,13 @@ impl ModelArgs {
 
     /// Whether the device has the precision: known before anything is fetched.
     pub fn check(&self) -> Result<()> {
-        let message = match (self.device, self.dtype) {
-            (Device::Cpu, Some(Dtype::F16)) => "--dtype f16 is for --device cuda; use bf16",
-            (Device::Cuda(_), Some(Dtype::Q8 | Dtype::Q4)) => {
-                "--dtype q8 and q4 are for --device cpu; use f32, bf16 or f16"
-            }
-            _ => return Ok(()),
+        let dtype = self.dtype.unwrap_or_default();
+        let known = match self.device {
+            Device::Cpu => dtype.precision().map(drop),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => dtype.format().map(drop),
         };
-        Err(Usage(message.to_owned()).into())
+        known.map_err(|error| Usage(error.to_string()).into())
     }
 
     /// Loads the model and starts an engine on it.

@@ -23,6 +23,9 @@ pub use pass::{Pass, Rows};
 /// Positions in a block of the cache; `kernels.cu` has the same number.
 pub const BLOCK: usize = 32;
 
+// The engine's block tables are those of the kernels for CPUs.
+const _: () = assert!(BLOCK == crate::kernels::attention::BLOCK);
+
 /// The format of weights, of the activations that meet them, and of the cache.
 /// Sums, and the residual stream, are f32 in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,10 @@
 //! One forward pass: the new tokens of several sequences, a row for each.
 
-use std::sync::PoisonError;
-
 use super::launch::{HeadsArgument, LinearArgument, RowsArgument, Then};
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
 use super::scratch::{Room, Scratch};
 use super::{BLOCK, CudaError, Result};
+use crate::kernels::pool;
 
 /// What a pass computes.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +29,10 @@ impl Rows<'_> {
         }
         if self.positions.len() != rows || self.sequences.len() != rows {
             return fail("rows that are not whole");
+        }
+        let most_blocks = shape.n_positions.div_ceil(BLOCK);
+        if self.tables.len() > rows || self.tables.iter().any(|table| table.len() > most_blocks) {
+            return fail("more sequences than rows, or more blocks than a context");
         }
         let inside = |limit: usize| move |&value: &u32| (value as usize) < limit;
         if !self.tokens.iter().all(inside(shape.vocab_size))
@@ -102,8 +105,7 @@ impl Network {
     /// Memory with this much room: what the last pass left if it is large
     /// enough, else new memory.
     fn scratch(&self, needed: Room) -> Result<Scratch> {
-        let mut kept = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        match kept.take() {
+        match pool::lock(&self.scratch).take() {
             Some(scratch) if scratch.room.holds(needed) => Ok(scratch),
             old => Scratch::new(self, needed.grown(old.map(|old| old.room))),
         }
@@ -187,11 +189,7 @@ impl Pass<'_> {
         self.head()?;
         let len = index.1 * network.shape.vocab_size;
         let values = network.device.read(&self.scratch.logits, len)?;
-        let mut kept = network
-            .scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *kept = Some(self.scratch);
+        *pool::lock(&network.scratch) = Some(self.scratch);
         Ok(values)
     }
 

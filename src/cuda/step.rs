@@ -1,7 +1,6 @@
 //! Steps of decoding, recorded as CUDA graphs and repeated.
 
 use std::fmt;
-use std::sync::PoisonError;
 
 use cudarc::driver::{CudaGraph, sys};
 
@@ -9,6 +8,7 @@ use super::network::{Cache, Network};
 use super::pass::{Pass, Rows};
 use super::scratch::{Room, Scratch};
 use super::{BLOCK, CudaError, During, Result};
+use crate::kernels::pool;
 
 const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
 
@@ -41,13 +41,8 @@ impl Network {
         let count = rows.tokens.len();
         let bucket = count.next_power_of_two();
         let stride = self.shape.n_positions.div_ceil(BLOCK);
-        let too_long = rows.tables.iter().any(|table| table.len() > stride);
-        if too_long || rows.tables.len() > count {
-            let message = "more blocks than the rows of a step can have";
-            return Err(CudaError::Unsupported(message.to_owned()));
-        }
         let index: Vec<u32> = (0..bucket as u32).collect();
-        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut steps = pool::lock(&self.steps);
         let key = (bucket, cache.number);
         let mut step = match steps.remove(&key) {
             Some(step) => step,

@@ -13,9 +13,7 @@ use crate::kernels::pool;
 use crate::metrics::Metrics;
 #[cfg(feature = "cuda")]
 use crate::model::CudaGpt2;
-#[cfg(not(feature = "cuda"))]
-use crate::model::ModelError;
-use crate::model::{CacheFormat, Config, Device, Dtype, Gpt2, KvCache, LoadOptions, ModelFiles};
+use crate::model::{Config, Device, Dtype, Gpt2, LoadOptions, ModelFiles, Transformer};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// How to build an [`Engine`].
@@ -152,15 +150,7 @@ impl EngineBuilder {
                 let model = CudaGpt2::load(&self.model, self.dtype, ordinal)?;
                 tracing::info!("computing on {}: {}", self.device, model.device_name()?);
                 let free = model.free_memory()?;
-                let (config, format) = (model.config().clone(), model.cache_format());
-                let tokens = self.cache_tokens(&config, format, free);
-                let cache = model.cache(tokens)?;
-                self.start_worker(model, config, cache)
-            }
-            #[cfg(not(feature = "cuda"))]
-            Device::Cuda(_) => {
-                let message = "this build has no CUDA".to_owned();
-                Err(ModelError::Unsupported(message).into())
+                self.start_on(Device::Cuda(ordinal), model, free)
             }
         }
     }
@@ -171,36 +161,34 @@ impl EngineBuilder {
     /// # Errors
     /// [`EngineError::Tokenizer`], naming the file at fault.
     pub fn start(self, model: Gpt2) -> Result<Engine, EngineError> {
-        let config = model.config().clone();
-        let tokens = self.cache_tokens(&config, model.cache_format(), capacity::free_memory());
-        let cache = model.cache(tokens)?;
-        self.start_worker(model, config, cache)
+        self.start_on(Device::Cpu, model, capacity::free_memory())
     }
 
-    /// Tokens for which the cache has room, a whole context at least, where
-    /// `free` bytes are free.
-    fn cache_tokens(&self, config: &Config, format: CacheFormat, free: usize) -> usize {
-        let tokens = match self.cache {
-            Some(size) => size.tokens(config, format),
-            None => capacity::default_tokens(config, format, free),
-        };
-        tokens.max(config.n_positions)
-    }
-
-    fn start_worker<M: Forward + Send + 'static>(
+    /// Starts the worker on a model on `device`, of whose memory `free` bytes
+    /// are free.
+    fn start_on<M: Transformer + Forward + Send + 'static>(
         self,
+        device: Device,
         model: M,
-        config: Config,
-        cache: KvCache,
+        free: usize,
     ) -> Result<Engine, EngineError> {
+        let config = model.config().clone();
+        let format = model.cache_format();
+        let tokens = match self.cache {
+            Some(size) => size.tokens(&config, format),
+            None => capacity::default_tokens(&config, format, free),
+        };
+        // A whole context at least.
+        let cache = model.cache(tokens.max(config.n_positions))?;
         let tokenizer = match Tokenizer::load(&self.model.tokenizer) {
             Ok(tokenizer) => Some(tokenizer),
             Err(TokenizerError::Missing) => None,
             Err(error) => return Err(error.into()),
         };
         let metrics = Arc::new(Metrics::new());
-        let chunks = match self.device {
+        let chunks = match device {
             Device::Cpu => Chunks::CPU,
+            #[cfg(feature = "cuda")]
             Device::Cuda(_) => Chunks::GPU,
         };
         let setup = Setup {
@@ -227,7 +215,7 @@ impl EngineBuilder {
             })
             .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
         let shared = Shared {
-            inspects: self.device == Device::Cpu,
+            inspects: device == Device::Cpu,
             name: self.model.name,
             config,
             tokenizer,

@@ -341,8 +341,8 @@ fn wait(shared: &Shared, parked: &AtomicBool, last: usize) -> (usize, Job) {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // What these locks hold is replaced whole: a panic leaves nothing half done.
+/// Locks what is replaced whole, so that a panic leaves nothing half done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -33,22 +33,18 @@ impl CudaGpt2 {
     /// [`ModelError::Cuda`].
     pub fn load(files: &ModelFiles, dtype: Dtype, ordinal: usize) -> Result<Self, ModelError> {
         // Before the weights are read, which takes a while.
-        let format = format(dtype)?;
+        dtype.format()?;
         let device = Device::open(ordinal)?;
         let model = Gpt2::load(files, &LoadOptions::default())?;
-        Self::put(&model, format, &device)
+        Self::from_host(&model, dtype, &device)
     }
 
-    /// A copy of a model on the GPU of this number.
+    /// A copy of a model on an open GPU.
     ///
     /// # Errors
     /// [`ModelError::Unsupported`] for q8 and q4, and [`ModelError::Cuda`].
-    pub fn from_host(model: &Gpt2, dtype: Dtype, ordinal: usize) -> Result<Self, ModelError> {
-        let format = format(dtype)?;
-        Self::put(model, format, &Device::open(ordinal)?)
-    }
-
-    fn put(model: &Gpt2, format: Format, device: &Device) -> Result<Self, ModelError> {
+    pub fn from_host(model: &Gpt2, dtype: Dtype, device: &Device) -> Result<Self, ModelError> {
+        let format = dtype.format()?;
         let config = model.config().clone();
         let Weights {
             wte,
@@ -177,18 +173,6 @@ impl KvCache {
     fn device(&mut self) -> Result<&mut Cache, ModelError> {
         let missing = || ModelError::Batch("a cache that is not on the GPU".to_owned());
         self.on_device.as_mut().ok_or_else(missing)
-    }
-}
-
-fn format(dtype: Dtype) -> Result<Format, ModelError> {
-    match dtype {
-        Dtype::F32 => Ok(Format::F32),
-        Dtype::Bf16 => Ok(Format::Bf16),
-        Dtype::F16 => Ok(Format::F16),
-        Dtype::Q8 | Dtype::Q4 => Err(ModelError::Unsupported(format!(
-            "dtype {} is for CPUs only; use f32, bf16 or f16 on CUDA",
-            dtype.as_str()
-        ))),
     }
 }
 

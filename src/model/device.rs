@@ -11,7 +11,8 @@ pub enum Device {
     /// The processor.
     #[default]
     Cpu,
-    /// The NVIDIA GPU of this number, in builds with the feature `cuda`.
+    /// The NVIDIA GPU of this number.
+    #[cfg(feature = "cuda")]
     Cuda(usize),
 }
 
@@ -23,7 +24,7 @@ impl FromStr for Device {
         if name == "cpu" {
             return Ok(Self::Cpu);
         }
-        let number = match name.strip_prefix("cuda") {
+        let number: Option<usize> = match name.strip_prefix("cuda") {
             Some("") => Some(0),
             Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse().ok()),
             None => None,
@@ -32,10 +33,12 @@ impl FromStr for Device {
             None => unsupported(format!(
                 "no such device: {name} (there are cpu, cuda and cuda:N)"
             )),
-            Some(_) if !cfg!(feature = "cuda") => unsupported(
+            #[cfg(feature = "cuda")]
+            Some(number) => Ok(Self::Cuda(number)),
+            #[cfg(not(feature = "cuda"))]
+            Some(_) => unsupported(
                 "this build has no CUDA; use cpu, or build with --features cuda".to_owned(),
             ),
-            Some(number) => Ok(Self::Cuda(number)),
         }
     }
 }
@@ -44,6 +47,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "cuda")]
             Self::Cuda(number) => write!(f, "cuda:{number}"),
         }
     }
@@ -61,9 +65,13 @@ mod tests {
             let error = device(name).unwrap_err().to_string();
             assert!(error.contains("no such device"), "{error}");
         }
-        for (name, number) in [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)] {
+        for (name, whole) in [
+            ("cuda", "cuda:0"),
+            ("cuda:0", "cuda:0"),
+            ("cuda:3", "cuda:3"),
+        ] {
             match device(name) {
-                Ok(device) => assert_eq!(device, Device::Cuda(number)),
+                Ok(device) => assert_eq!(device.to_string(), whole),
                 Err(error) => assert!(error.to_string().contains("no CUDA"), "{error}"),
             }
         }

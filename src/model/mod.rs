@@ -37,6 +37,8 @@ pub use transformer::Transformer;
 
 use std::str::FromStr;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Format;
 use crate::kernels::linear::Precision;
 
 /// The precision in which weights are held and products computed. Sums, and
@@ -82,6 +84,23 @@ impl Dtype {
             Self::F16 => Err(ModelError::Unsupported(F16_ON_CPU.to_owned())),
             Self::Q8 => Ok(Precision::Q8),
             Self::Q4 => Ok(Precision::Q4),
+        }
+    }
+
+    /// The name that GPUs have for it.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] for q8 and q4.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn format(self) -> Result<Format, ModelError> {
+        match self {
+            Self::F32 => Ok(Format::F32),
+            Self::Bf16 => Ok(Format::Bf16),
+            Self::F16 => Ok(Format::F16),
+            Self::Q8 | Self::Q4 => Err(ModelError::Unsupported(format!(
+                "dtype {} is for CPUs only; use f32, bf16 or f16 on CUDA",
+                self.as_str()
+            ))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What both kinds of GPT-2 can do.
 
-use super::{Batch, Config, Gpt2, KvCache, Logits, ModelError};
+use super::{Batch, CacheFormat, Config, Gpt2, KvCache, Logits, ModelError};
 
 /// A GPT-2, wherever it computes; see [`Gpt2`] for each of these.
 pub trait Transformer {
@@ -9,6 +9,9 @@ pub trait Transformer {
 
     /// Bytes of the weights as they are held.
     fn packed_bytes(&self) -> usize;
+
+    /// How keys and values are best kept.
+    fn cache_format(&self) -> CacheFormat;
 
     /// A cache with room for `tokens` tokens.
     ///
@@ -32,6 +35,10 @@ macro_rules! transformer {
 
             fn packed_bytes(&self) -> usize {
                 self.packed_bytes()
+            }
+
+            fn cache_format(&self) -> CacheFormat {
+                self.cache_format()
             }
 
             fn cache(&self, tokens: usize) -> Result<KvCache, ModelError> {

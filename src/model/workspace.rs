@@ -2,11 +2,12 @@
 //! it maps and clears page by page, which would take a tenth of the time.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::Config;
+use crate::kernels::pool::lock;
 
 /// Values that are kept, of activations and of logits; more is given back.
 const KEPT: usize = 8 << 20;
@@ -143,9 +144,4 @@ impl Drop for Values {
             *home = std::mem::take(&mut self.values);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // What the locks hold is replaced whole: a panic leaves nothing half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

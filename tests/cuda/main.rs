@@ -9,7 +9,8 @@ mod fixture;
 use std::ops::Range;
 
 use candle_core::Tensor;
-use fixture::{Fixture, largest_difference, log_softmax};
+use fixture::{Fixture, in_chunks, largest_difference, log_softmax};
+use gpt2_engine::cuda;
 use gpt2_engine::engine::{Engine, EngineError, Event, InspectRequest, Request};
 use gpt2_engine::engine::{SamplingOptions, SamplingParams, Strategy};
 use gpt2_engine::model::{
@@ -20,22 +21,16 @@ use gpt2_engine::model::{
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
 
 fn on_gpu(model: &Gpt2, dtype: Dtype) -> CudaGpt2 {
-    CudaGpt2::from_host(model, dtype, 0).unwrap()
+    CudaGpt2::from_host(model, dtype, &cuda::Device::open(0).unwrap()).unwrap()
 }
 
 /// Logits of all rows, computed in chunks of `chunk` tokens.
 fn logits(model: &CudaGpt2, ids: &[u32], chunk: usize, to: &mut impl Recorder) -> Vec<Vec<f32>> {
-    let mut cache = model.cache(ids.len()).unwrap();
-    let mut lease = cache.lease();
     let mut rows = Vec::new();
-    for part in ids.chunks(chunk) {
-        lease.grow(part.len()).unwrap();
-        let mut batch = Batch::new();
-        batch.push(part, &lease, LogitRows::All).unwrap();
-        let logits = model.forward_recorded(&batch, &mut cache, to).unwrap();
+    in_chunks(model, ids, chunk, |_, batch, cache| {
+        let logits = model.forward_recorded(batch, cache, to).unwrap();
         rows.extend((0..logits.rows()).map(|r| Logits::row(&logits, r).to_vec()));
-        lease.commit(part.len());
-    }
+    });
     rows
 }
 

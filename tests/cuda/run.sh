@@ -7,10 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 folder="$(realpath -m "${CARGO_TARGET_DIR:-target}")/cuda"
 mkdir -p "$folder"
 
-if [ -z "${NVCC:-}${CUDA_HOME:-}${CUDA_PATH:-}" ] && ! command -v nvcc >/dev/null; then
-    CUDA_HOME=$(bash tests/cuda/nvcc.sh "$folder")
-    export CUDA_HOME
-fi
+source tests/cuda/env.sh
 
 tests() { cargo test --features cuda --test cuda -- --nocapture; }
 

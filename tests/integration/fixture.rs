@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use gpt2_engine::model::{
     Batch, Gpt2, KvCache, LoadOptions, LogitRows, Logits, ModelError, ModelFiles, NoRecorder,
-    Recorder,
+    Recorder, Transformer,
 };
 use serde_json::Value;
 
@@ -66,29 +66,29 @@ impl Fixture {
         recorder: &mut impl Recorder,
     ) -> Vec<Vec<f32>> {
         let mut rows = Vec::new();
-        self.in_chunks(ids, chunk, |_, batch, cache| {
+        in_chunks(&self.model, ids, chunk, |_, batch, cache| {
             let logits = self.model.forward_recorded(batch, cache, recorder).unwrap();
             rows.extend((0..logits.rows()).map(|r| Logits::row(&logits, r).to_vec()));
         });
         rows
     }
+}
 
-    /// Calls `forward` for each chunk of `ids`, with its length.
-    pub fn in_chunks(
-        &self,
-        ids: &[u32],
-        chunk: usize,
-        mut forward: impl FnMut(usize, &Batch, &mut KvCache),
-    ) {
-        let mut cache = self.model.cache(ids.len()).unwrap();
-        let mut lease = cache.lease();
-        for part in ids.chunks(chunk) {
-            lease.grow(part.len()).unwrap();
-            let mut batch = Batch::new();
-            batch.push(part, &lease, LogitRows::All).unwrap();
-            forward(part.len(), &batch, &mut cache);
-            lease.commit(part.len());
-        }
+/// Calls `forward` for each chunk of `ids`, with its length.
+pub fn in_chunks(
+    model: &dyn Transformer,
+    ids: &[u32],
+    chunk: usize,
+    mut forward: impl FnMut(usize, &Batch, &mut KvCache),
+) {
+    let mut cache = model.cache(ids.len()).unwrap();
+    let mut lease = cache.lease();
+    for part in ids.chunks(chunk) {
+        lease.grow(part.len()).unwrap();
+        let mut batch = Batch::new();
+        batch.push(part, &lease, LogitRows::All).unwrap();
+        forward(part.len(), &batch, &mut cache);
+        lease.commit(part.len());
     }
 }
 

@@ -3,7 +3,7 @@
 use gpt2_engine::engine::{Engine, InspectRequest, Request, SamplingOptions, SamplingParams};
 use gpt2_engine::model::{Inspection, Inspector, View};
 
-use crate::fixture::{self, Fixture, largest_difference};
+use crate::fixture::{self, Fixture, in_chunks, largest_difference};
 use crate::generation::{answer, collect};
 
 const BOUND: f64 = 1e-4;
@@ -18,7 +18,7 @@ fn inspect(fixture: &Fixture, ids: &[u32], chunk: usize) -> Inspection {
         streams: (0..ids.len()).collect(),
     };
     let mut inspection = Inspection::new(view, config).unwrap();
-    fixture.in_chunks(ids, chunk, |rows, batch, cache| {
+    in_chunks(&fixture.model, ids, chunk, |rows, batch, cache| {
         let mut inspector = Inspector::default();
         inspector.look(0..rows, &mut inspection);
         let model = &fixture.model;

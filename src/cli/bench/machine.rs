@@ -20,10 +20,7 @@ pub enum Machine {
     Cpu,
     /// A GPU.
     #[cfg(feature = "cuda")]
-    Cuda {
-        ordinal: usize,
-        device: cuda::Device,
-    },
+    Cuda(cuda::Device),
 }
 
 impl Machine {
@@ -31,11 +28,8 @@ impl Machine {
     pub fn of(device: Device) -> Result<Self> {
         match device {
             #[cfg(feature = "cuda")]
-            Device::Cuda(ordinal) => Ok(Self::Cuda {
-                ordinal,
-                device: cuda::Device::open(ordinal)?,
-            }),
-            _ => Ok(Self::Cpu),
+            Device::Cuda(ordinal) => Ok(Self::Cuda(cuda::Device::open(ordinal)?)),
+            Device::Cpu => Ok(Self::Cpu),
         }
     }
 
@@ -48,7 +42,7 @@ impl Machine {
                 Isa::current().name()
             )),
             #[cfg(feature = "cuda")]
-            Self::Cuda { device, .. } => Ok(device.name()?),
+            Self::Cuda(device) => Ok(device.name()?),
         }
     }
 
@@ -57,7 +51,7 @@ impl Machine {
         match self {
             Self::Cpu => Dtype::ALL.to_vec(),
             #[cfg(feature = "cuda")]
-            Self::Cuda { .. } => vec![Dtype::F32, Dtype::Bf16, Dtype::F16],
+            Self::Cuda(_) => vec![Dtype::F32, Dtype::Bf16, Dtype::F16],
         }
     }
 
@@ -66,7 +60,7 @@ impl Machine {
         match self {
             Self::Cpu => &[1, 8, 32],
             #[cfg(feature = "cuda")]
-            Self::Cuda { .. } => &[1, 8, 32, 256],
+            Self::Cuda(_) => &[1, 8, 32, 256],
         }
     }
 
@@ -75,7 +69,7 @@ impl Machine {
         match self {
             Self::Cpu => Chunks::CPU.alone,
             #[cfg(feature = "cuda")]
-            Self::Cuda { .. } => Chunks::GPU.alone,
+            Self::Cuda(_) => Chunks::GPU.alone,
         }
     }
 
@@ -85,7 +79,7 @@ impl Machine {
             // One fills it.
             Self::Cpu => None,
             #[cfg(feature = "cuda")]
-            Self::Cuda { .. } => Some((64, 512)),
+            Self::Cuda(_) => Some((64, 512)),
         }
     }
 
@@ -94,7 +88,7 @@ impl Machine {
         match self {
             Self::Cpu => Ok(read_bandwidth()),
             #[cfg(feature = "cuda")]
-            Self::Cuda { device, .. } => Ok(device.read_bandwidth()?),
+            Self::Cuda(device) => Ok(device.read_bandwidth()?),
         }
     }
 
@@ -104,14 +98,7 @@ impl Machine {
         match self {
             Self::Cpu => Ok(multiply_add_peak(dtype.precision()?)),
             #[cfg(feature = "cuda")]
-            Self::Cuda { device, .. } => {
-                let format = match dtype {
-                    Dtype::F16 => cuda::Format::F16,
-                    Dtype::Bf16 => cuda::Format::Bf16,
-                    Dtype::F32 | Dtype::Q8 | Dtype::Q4 => cuda::Format::F32,
-                };
-                Ok(device.multiply_add_peak(format)?)
-            }
+            Self::Cuda(device) => Ok(device.multiply_add_peak(dtype.format()?)?),
         }
     }
 }

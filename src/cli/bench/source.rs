@@ -23,14 +23,9 @@ impl Source {
         match machine {
             Machine::Cpu => Ok(Box::new(self.load_on_cpu(dtype)?)),
             #[cfg(feature = "cuda")]
-            Machine::Cuda { ordinal, .. } => {
-                let model = match self {
-                    Self::Files(files) => CudaGpt2::load(files, dtype, *ordinal)?,
-                    Self::Random(_) => {
-                        CudaGpt2::from_host(&self.load_on_cpu(Dtype::F32)?, dtype, *ordinal)?
-                    }
-                };
-                Ok(Box::new(model))
+            Machine::Cuda(device) => {
+                let model = self.load_on_cpu(Dtype::F32)?;
+                Ok(Box::new(CudaGpt2::from_host(&model, dtype, device)?))
             }
         }
     }

@@ -39,20 +39,15 @@ template <int pending> __device__ inline void copies_wait() {
 template <class T>
 __device__ void multiply(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
-template <>
-__device__ inline void multiply<bf16>(float (&sums)[4], const uint32_t (&a)[4],
-                                      const uint32_t (&b)[2]) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
+#define MULTIPLY(T)                                                                                \
+    template <>                                                                                    \
+    __device__ inline void multiply<T>(float (&sums)[4], const uint32_t (&a)[4],                   \
+                                       const uint32_t (&b)[2]) {                                   \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." #T "." #T ".f32 "                    \
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"           \
+                     : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                  \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));          \
+    }
 
-template <>
-__device__ inline void multiply<f16>(float (&sums)[4], const uint32_t (&a)[4],
-                                     const uint32_t (&b)[2]) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
+MULTIPLY(bf16)
+MULTIPLY(f16)
