@@ -96,6 +96,9 @@ struct Plan<'a> {
 
 /// Rows of a task: while they pass by, a panel stays in the second cache.
 const TASK_ROWS: usize = 96;
+/// Products of a task at most, unless a panel has more: about a quarter of a
+/// millisecond in f32. The threads that are done wait for the last task.
+const TASK_PRODUCTS: usize = 1 << 24;
 /// Inputs worth laying out on several threads.
 const PARALLEL_INPUTS: usize = 8 << 10;
 
@@ -106,13 +109,15 @@ impl<'a> Plan<'a> {
         let row_tasks = rows.div_ceil(task_rows).max(1);
         // A few tasks per thread: enough to even out, few enough to fork.
         let panel_tasks = (4 * pool::threads()).div_ceil(row_tasks);
+        let products = task_rows.min(rows) * layer.k * PANEL;
+        let most_panels = (TASK_PRODUCTS / products.max(1)).max(1);
         Self {
             layer,
             rows,
             group,
             steps: layer.k.div_ceil(F::STEP),
             task_rows,
-            task_panels: panels(layer.n).div_ceil(panel_tasks),
+            task_panels: panels(layer.n).div_ceil(panel_tasks).min(most_panels),
         }
     }
 
