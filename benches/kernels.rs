@@ -8,7 +8,7 @@ use gpt2_engine::kernels::attention::{
     Attention, BLOCK, Cache, CacheFormat, Heads, PIECE_ROWS, Piece, attention, write_cache,
 };
 use gpt2_engine::kernels::linear::{
-    Linear, PANEL, Precision, Then, aligned_start, linear, pack_panel, packed_len,
+    Inputs, Linear, Matrix, PANEL, Precision, Then, aligned_start, linear, pack_panel, packed_len,
 };
 use gpt2_engine::kernels::{limits, pool, softmax};
 
@@ -105,15 +105,17 @@ fn linears(precision: Precision, name: &str) {
             let x = noise(rows * k);
             let (mut y, mut scratch) = (vec![0.0; rows * n], Vec::new());
             let time = seconds(|| {
-                let layer = Linear {
-                    x: &x,
+                let matrix = Matrix {
                     weight: &buffer[start..start + len],
                     precision,
-                    norm: None,
                     bias: None,
-                    then: Then::Store,
                     k,
                     n,
+                };
+                let layer = Linear {
+                    inputs: Inputs { x: &x, norm: None },
+                    matrix,
+                    then: Then::Store,
                 };
                 linear(layer, &mut scratch, &mut y);
             });

@@ -92,9 +92,12 @@ fn erfc(z: f32) -> f32 {
     t * exp((-z).mul_add(z, fit))
 }
 
+/// Where e⁻ˣ is neither lost beside 1 nor anything beside it, a bound on x
+/// changes nothing.
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+    const HIGHEST: f32 = 87.0;
+    1.0 / (1.0 + exp_within((-x).clamp(-HIGHEST, HIGHEST)))
 }
 
 /// tanh through e^(−2|x|), which cannot overflow.
@@ -108,11 +111,7 @@ fn tanh(x: f32) -> f32 {
 /// infinite.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    let (p, exponent) = mantissa(x.clamp(-87.3, 88.7));
-    // Two halves of the power, because 2^128 itself is not a float.
-    let half = exponent >> 1;
-    let rest = exponent.wrapping_sub(half);
-    let value = p * power_of_two(half) * power_of_two(rest);
+    let value = exp_within(x.clamp(-87.3, 88.7));
     if x < -87.3 {
         0.0
     } else if x > 88.7 {
@@ -127,22 +126,20 @@ pub(super) fn exp(x: f32) -> f32 {
 pub(super) fn exp_negative(x: f32) -> f32 {
     const LOWEST: f32 = -87.3;
     // Not `max`, which would lose a NaN.
-    let (p, exponent) = mantissa(if x < LOWEST { LOWEST } else { x });
-    let value = p * power_of_two(exponent);
+    let value = exp_within(if x < LOWEST { LOWEST } else { x });
     if x < LOWEST { 0.0 } else { value }
 }
 
-/// p and n of eˣ = p·2ⁿ: x = n·ln 2 + r, and a polynomial in r (Cephes' `expf`
+/// eˣ from −87.3 to 88.7: x = n·ln 2 + r, and a polynomial in r (Cephes' `expf`
 /// coefficients).
 #[inline(always)]
-fn mantissa(x: f32) -> (f32, i32) {
+fn exp_within(x: f32) -> f32 {
     /// Adding it leaves the nearest integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let exponent = (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     let mut p = 1.987_569_1e-4f32;
     p = p.mul_add(r, 1.398_2e-3);
@@ -150,13 +147,10 @@ fn mantissa(x: f32) -> (f32, i32) {
     p = p.mul_add(r, 4.166_579_6e-2);
     p = p.mul_add(r, 1.666_666_5e-1);
     p = p.mul_add(r, 0.5);
-    (p.mul_add(r * r, r) + 1.0, exponent)
-}
-
-/// 2ⁿ, put into the exponent bits.
-#[inline(always)]
-fn power_of_two(n: i32) -> f32 {
-    f32::from_bits((n.wrapping_add(127) << 23) as u32)
+    let p = p.mul_add(r * r, r) + 1.0;
+    // p·2ⁿ: n is added to the exponent, which has room for it here. The bits
+    // of a NaN that arithmetic makes have nothing to add.
+    f32::from_bits(p.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
 
 #[cfg(test)]

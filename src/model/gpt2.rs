@@ -12,7 +12,7 @@ use super::files::ModelFiles;
 use super::inspection::Inspection;
 use super::kv_cache::{KvCache, LayerCache};
 use super::loader;
-use super::ops::{self, AttentionView, Linear, Then};
+use super::ops::{self, AttentionView, Linear, Mlp, Then};
 use super::weights::Weights;
 use super::workspace::{Activations, Workspace};
 use super::{Dtype, LoadOptions, ModelError};
@@ -207,23 +207,16 @@ impl Gpt2 {
             scale: self.config.attention_scale(i),
         };
         let Activations {
-            x,
-            qkv,
-            attended,
-            inner,
-            ..
+            x, qkv, attended, ..
         } = activations;
-        let linear = |layer, then| Linear {
-            layer,
-            norm: None,
-            then,
-        };
-        let normed = |norm, layer, then| Linear {
-            norm: Some((norm, self.config.layer_norm_epsilon)),
-            ..linear(layer, then)
-        };
+        let epsilon = self.config.layer_norm_epsilon;
 
-        ops::linear(x, normed(&block.ln_1, &block.c_attn, Then::Store), qkv)?;
+        let c_attn = Linear {
+            layer: &block.c_attn,
+            norm: Some((&block.ln_1, epsilon)),
+            then: Then::Store,
+        };
+        ops::linear(x, c_attn, qkv)?;
         ops::write_cache(qkv, cache, pieces, heads)?;
         ops::attention(qkv, cache, (pieces, heads), attended)?;
         let view = AttentionView {
@@ -233,13 +226,21 @@ impl Gpt2 {
             heads,
         };
         recorder.attention(i, view)?;
-        ops::linear(attended, linear(&block.attn_c_proj, Then::Add), x)?;
+        let c_proj = Linear {
+            layer: &block.attn_c_proj,
+            norm: None,
+            then: Then::Add,
+        };
+        ops::linear(attended, c_proj, x)?;
         recorder.between(i, x)?;
 
-        let activate = ops::activate(self.config.activation);
-        ops::linear(x, normed(&block.ln_2, &block.c_fc, activate), inner)?;
-        ops::linear(inner, linear(&block.mlp_c_proj, Then::Add), x)?;
-        Ok(())
+        let mlp = Mlp {
+            norm: (&block.ln_2, epsilon),
+            c_fc: &block.c_fc,
+            activation: self.config.activation,
+            c_proj: &block.mlp_c_proj,
+        };
+        Ok(ops::mlp(x, mlp)?)
     }
 
     /// Logits of the rows that are asked for, and of no others.

@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use std::ops::Deref;
 
 use candle_core::{
-    CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, WithDType, bail,
+    CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, WithDType,
+    bail,
 };
 
 use super::batch::Span;
@@ -39,17 +40,32 @@ pub(super) fn linear_values(x: &Tensor, linear: Linear<'_>, y: &mut [f32]) -> Re
     with_values(x, |x| linear.run(x, y))
 }
 
+/// The MLP of a block: `c_proj(activation(c_fc(norm(x))))`.
+#[derive(Clone, Copy)]
+pub(super) struct Mlp<'a> {
+    /// The norm of the inputs, and its epsilon.
+    pub(super) norm: (&'a NormWeights, f32),
+    pub(super) c_fc: &'a PackedLinear,
+    pub(super) activation: Activation,
+    pub(super) c_proj: &'a PackedLinear,
+}
+
+/// x += mlp(x), `[rows, n_embd]`.
+pub(super) fn mlp(x: &Tensor, mlp: Mlp<'_>) -> Result<()> {
+    x.inplace_op1(&mlp)
+}
+
 /// What computes an activation, element by element.
-pub(super) fn activate(activation: Activation) -> Then {
+fn function(activation: Activation) -> Option<Function> {
     match activation {
-        Activation::Gelu => Then::Activate(Function::GeluErf),
-        Activation::GeluTanh => Then::Activate(Function::GeluTanh),
-        Activation::QuickGelu => Then::Activate(Function::QuickGelu),
-        Activation::Relu => Then::Activate(Function::Relu),
-        Activation::Silu => Then::Activate(Function::Silu),
-        Activation::Tanh => Then::Activate(Function::Tanh),
-        Activation::Sigmoid => Then::Activate(Function::Sigmoid),
-        Activation::Linear => Then::Store,
+        Activation::Gelu => Some(Function::GeluErf),
+        Activation::GeluTanh => Some(Function::GeluTanh),
+        Activation::QuickGelu => Some(Function::QuickGelu),
+        Activation::Relu => Some(Function::Relu),
+        Activation::Silu => Some(Function::Silu),
+        Activation::Tanh => Some(Function::Tanh),
+        Activation::Sigmoid => Some(Function::Sigmoid),
+        Activation::Linear => None,
     }
 }
 
@@ -205,44 +221,88 @@ fn with_optional<R>(
     }
 }
 
+/// Runs `f` on a layer's weights.
+fn with_matrix<R>(
+    layer: &PackedLinear,
+    f: impl FnOnce(linear::Matrix<'_>) -> Result<R>,
+) -> Result<R> {
+    with_values(&layer.weight, |weight| {
+        with_optional(layer.bias.as_ref(), |bias| {
+            f(linear::Matrix {
+                weight,
+                precision: layer.precision,
+                bias,
+                k: layer.k,
+                n: layer.n,
+            })
+        })
+    })
+}
+
+/// Runs `f` on the weights of a LayerNorm, if there is one.
+fn with_norm<R>(
+    norm: Option<(&NormWeights, f32)>,
+    f: impl FnOnce(Option<Norm<'_>>) -> Result<R>,
+) -> Result<R> {
+    with_optional(norm.map(|(norm, _)| &norm.weight), |weight| {
+        with_optional(norm.map(|(norm, _)| &norm.bias), |bias| {
+            let parts = weight.zip(bias).zip(norm.map(|(_, epsilon)| epsilon));
+            f(parts.map(|((weight, bias), epsilon)| Norm {
+                weight,
+                bias,
+                epsilon,
+            }))
+        })
+    })
+}
+
+/// Runs `f` on the memory for inputs as the kernels read them, which is kept
+/// for the next product.
+fn with_scratch(f: impl FnOnce(&mut Vec<u32>)) {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(f);
+}
+
 impl Linear<'_> {
     fn run(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
-        let Self { layer, norm, .. } = self;
-        with_optional(norm.map(|(norm, _)| &norm.weight), |weight| {
-            with_optional(norm.map(|(norm, _)| &norm.bias), |bias| {
-                let parts = weight.zip(bias).zip(norm.map(|(_, epsilon)| epsilon));
-                let norm = parts.map(|((weight, bias), epsilon)| Norm {
-                    weight,
-                    bias,
-                    epsilon,
-                });
-                with_values(&layer.weight, |weight| {
-                    with_optional(layer.bias.as_ref(), |bias| {
-                        let linear = linear::Linear {
-                            x,
-                            weight,
-                            precision: layer.precision,
-                            norm,
-                            bias,
-                            then: self.then,
-                            k: layer.k,
-                            n: layer.n,
-                        };
-                        run_linear(linear, y);
-                        Ok(())
-                    })
-                })
+        with_norm(self.norm, |norm| {
+            with_matrix(self.layer, |matrix| {
+                let layer = linear::Linear {
+                    inputs: linear::Inputs { x, norm },
+                    matrix,
+                    then: self.then,
+                };
+                with_scratch(|scratch| linear::linear(layer, scratch, y));
+                Ok(())
             })
         })
     }
 }
 
-fn run_linear(linear: linear::Linear<'_>, y: &mut [f32]) {
-    thread_local! {
-        /// The inputs as the kernels read them, kept for the next product.
-        static SCRATCH: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+impl InplaceOp1 for Mlp<'_> {
+    fn name(&self) -> &'static str {
+        "mlp"
     }
-    SCRATCH.with_borrow_mut(|scratch| linear::linear(linear, scratch, y));
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let x = slice_mut(x, layout)?;
+        with_norm(Some(self.norm), |norm| {
+            with_matrix(self.c_fc, |c_fc| {
+                with_matrix(self.c_proj, |c_proj| {
+                    let layers = linear::Mlp {
+                        norm,
+                        c_fc,
+                        activation: function(self.activation),
+                        c_proj,
+                    };
+                    with_scratch(|scratch| linear::mlp(layers, scratch, x));
+                    Ok(())
+                })
+            })
+        })
+    }
 }
 
 impl InplaceOp2 for Linear<'_> {

@@ -59,8 +59,6 @@ pub(super) struct Activations {
     pub(super) qkv: Tensor,
     /// What attention gives, `[rows, n_embd]`.
     pub(super) attended: Tensor,
-    /// The inside of the MLP, `[rows, n_inner]`.
-    pub(super) inner: Tensor,
 }
 
 impl Activations {
@@ -72,7 +70,6 @@ impl Activations {
             x: zeros(e)?,
             qkv: zeros(3 * e)?,
             attended: zeros(e)?,
-            inner: zeros(config.n_inner)?,
         })
     }
 
@@ -84,12 +81,11 @@ impl Activations {
             x: first(&self.x)?,
             qkv: first(&self.qkv)?,
             attended: first(&self.attended)?,
-            inner: first(&self.inner)?,
         })
     }
 
     fn values(&self) -> usize {
-        let tensors = [&self.x, &self.qkv, &self.attended, &self.inner];
+        let tensors = [&self.x, &self.qkv, &self.attended];
         tensors.map(Tensor::elem_count).iter().sum()
     }
 }

@@ -5,37 +5,52 @@
 
 use super::bf16::Bf16;
 use super::f32::F32;
-use super::format::{Ahead, CHUNK, Format};
+use super::format::{CHUNK, Format};
 use super::pack::{packed_len, panels};
 use super::q4::Q4;
 use super::q8::Q8;
+use super::tile::{Out, Tile};
 use super::{PANEL, Precision};
 use crate::kernels::SharedMut;
-use crate::kernels::activation::{self, Function};
+use crate::kernels::activation::Function;
 use crate::kernels::isa::{Isa, dispatch};
 use crate::kernels::layer_norm::Norm;
 use crate::kernels::pool;
-use crate::kernels::vector::{Vector, load_two, store_two};
+use crate::kernels::vector::{Vector, load_two};
 
-/// A linear layer to compute.
+/// A packed layer.
 #[derive(Clone, Copy)]
-pub struct Linear<'a> {
-    /// Inputs, `[rows, k]`.
-    pub x: &'a [f32],
+pub struct Matrix<'a> {
     /// Packed weights, [`packed_len`] bytes.
     pub weight: &'a [u8],
     /// How the weights are packed.
     pub precision: Precision,
-    /// What happens to the inputs first.
-    pub norm: Option<Norm<'a>>,
     /// Added to every row, `[n]`.
     pub bias: Option<&'a [f32]>,
-    /// What happens to the products.
-    pub then: Then,
     /// Inputs per row.
     pub k: usize,
     /// Outputs per row.
     pub n: usize,
+}
+
+/// Inputs of a layer.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Values, `[rows, k]`.
+    pub x: &'a [f32],
+    /// What happens to them first.
+    pub norm: Option<Norm<'a>>,
+}
+
+/// A linear layer to compute.
+#[derive(Clone, Copy)]
+pub struct Linear<'a> {
+    /// What is multiplied.
+    pub inputs: Inputs<'a>,
+    /// What with.
+    pub matrix: Matrix<'a>,
+    /// What happens to the products.
+    pub then: Then,
 }
 
 /// What a linear layer does with its products, after their bias.
@@ -43,10 +58,23 @@ pub struct Linear<'a> {
 pub enum Then {
     /// They are the outputs.
     Store,
-    /// The outputs are an activation of them.
-    Activate(Function),
     /// They are added to what the outputs were.
     Add,
+}
+
+/// The second half of a transformer block to compute: two layers of the same
+/// precision. What is between them is never stored as floats: it is laid out
+/// as the second layer reads it.
+#[derive(Clone, Copy)]
+pub struct Mlp<'a> {
+    /// What happens to the inputs first.
+    pub norm: Option<Norm<'a>>,
+    /// The first layer, `[k → n]`.
+    pub c_fc: Matrix<'a>,
+    /// What its outputs go through.
+    pub activation: Option<Function>,
+    /// The second layer, `[n → k]`.
+    pub c_proj: Matrix<'a>,
 }
 
 /// Computes `y[rows, n]` from norm(x)·W + bias on the threads of the pool. `scratch`
@@ -60,18 +88,10 @@ pub fn linear(layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
 
 /// [`linear`] with a given instruction set, one of [`Isa::available`].
 pub fn linear_with(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
-    let Linear { x, k, n, .. } = layer;
-    assert!(
-        k > 0 && n > 0 && x.len().is_multiple_of(k),
-        "inputs are not [rows, {k}]"
-    );
-    let expected = packed_len(layer.precision, k, n);
-    assert_eq!(layer.weight.len(), expected, "packed weights");
-    assert_eq!(y.len(), x.len() / k * n, "outputs");
-    assert!(layer.bias.is_none_or(|b| b.len() == n), "bias");
-    let fits = |norm: Norm<'_>| norm.weight.len() == k && norm.bias.len() == k;
-    assert!(layer.norm.is_none_or(fits), "norm");
-    match layer.precision {
+    let rows = layer.inputs.rows(layer.matrix.k);
+    layer.matrix.check();
+    assert_eq!(y.len(), rows * layer.matrix.n, "outputs");
+    match layer.matrix.precision {
         Precision::F32 => run::<F32>(isa, layer, scratch, y),
         Precision::Bf16 => run::<Bf16>(isa.with_bf16_products(), layer, scratch, y),
         Precision::Q8 => run::<Q8>(isa.with_byte_products(), layer, scratch, y),
@@ -79,15 +99,63 @@ pub fn linear_with(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut 
     }
 }
 
+/// Adds to `x[rows, k]` what the layers make of norm(x); each is computed as by
+/// [`linear`].
+///
+/// # Panics
+/// If the slices' lengths or the layers don't fit each other.
+pub fn mlp(layers: Mlp<'_>, scratch: &mut Vec<u32>, x: &mut [f32]) {
+    mlp_with(Isa::current(), layers, scratch, x);
+}
+
+/// [`mlp`] with a given instruction set, one of [`Isa::available`].
+pub fn mlp_with(isa: Isa, layers: Mlp<'_>, scratch: &mut Vec<u32>, x: &mut [f32]) {
+    let Mlp { c_fc, c_proj, .. } = layers;
+    c_fc.check();
+    c_proj.check();
+    assert_eq!((c_fc.k, c_fc.n), (c_proj.n, c_proj.k), "the layers' shapes");
+    assert_eq!(c_fc.precision, c_proj.precision, "precisions");
+    match c_fc.precision {
+        Precision::F32 => run_mlp::<F32>(isa, layers, scratch, x),
+        Precision::Bf16 => run_mlp::<Bf16>(isa.with_bf16_products(), layers, scratch, x),
+        Precision::Q8 => run_mlp::<Q8>(isa.with_byte_products(), layers, scratch, x),
+        Precision::Q4 => run_mlp::<Q4>(isa.with_byte_products(), layers, scratch, x),
+    }
+}
+
+impl Matrix<'_> {
+    fn check(&self) {
+        let Self { k, n, .. } = *self;
+        assert!(k > 0 && n > 0, "a layer of {k} inputs and {n} outputs");
+        let expected = packed_len(self.precision, k, n);
+        assert_eq!(self.weight.len(), expected, "packed weights");
+        assert!(self.bias.is_none_or(|b| b.len() == n), "bias");
+    }
+}
+
+impl Inputs<'_> {
+    /// Rows of `k` inputs each.
+    fn rows(&self, k: usize) -> usize {
+        let Self { x, norm } = *self;
+        assert!(
+            k > 0 && x.len().is_multiple_of(k),
+            "inputs are not [rows, {k}]"
+        );
+        let fits = |norm: Norm<'_>| norm.weight.len() == k && norm.bias.len() == k;
+        assert!(norm.is_none_or(fits), "norm");
+        x.len() / k
+    }
+}
+
 /// One product, cut into tasks.
 #[derive(Clone, Copy)]
-struct Plan<'a> {
-    layer: Linear<'a>,
-    rows: usize,
+pub struct Plan<'a> {
+    pub matrix: Matrix<'a>,
+    pub rows: usize,
     /// Rows in a group at most.
     group: usize,
     /// Steps of a sum.
-    steps: usize,
+    pub steps: usize,
     /// Rows of a task, a multiple of `group`.
     task_rows: usize,
     /// Panels of a task.
@@ -103,28 +171,32 @@ const TASK_PRODUCTS: usize = 1 << 24;
 const PARALLEL_INPUTS: usize = 8 << 10;
 
 impl<'a> Plan<'a> {
-    fn new<F: Format>(layer: Linear<'a>, group: usize) -> Self {
-        let rows = layer.x.len() / layer.k;
+    fn new<F: Format>(matrix: Matrix<'a>, rows: usize, group: usize) -> Self {
         let task_rows = TASK_ROWS.next_multiple_of(group);
         let row_tasks = rows.div_ceil(task_rows).max(1);
         // A few tasks per thread: enough to even out, few enough to fork.
         let panel_tasks = (4 * pool::threads()).div_ceil(row_tasks);
-        let products = task_rows.min(rows) * layer.k * PANEL;
+        let products = task_rows.min(rows) * matrix.k * PANEL;
         let most_panels = (TASK_PRODUCTS / products.max(1)).max(1);
         Self {
-            layer,
+            matrix,
             rows,
             group,
-            steps: layer.k.div_ceil(F::STEP),
+            steps: matrix.k.div_ceil(F::STEP),
             task_rows,
-            task_panels: panels(layer.n).div_ceil(panel_tasks).min(most_panels),
+            task_panels: panels(matrix.n).div_ceil(panel_tasks).min(most_panels),
         }
     }
 
     /// Words of a row's inputs as they are laid out.
     #[inline(always)]
-    fn row_words<F: Format>(&self) -> usize {
-        self.layer.k.div_ceil(CHUNK) * F::CHUNK_WORDS
+    pub fn row_words<F: Format>(&self) -> usize {
+        self.matrix.k.div_ceil(CHUNK) * F::CHUNK_WORDS
+    }
+
+    /// Words of all rows' inputs.
+    fn words<F: Format>(&self) -> usize {
+        self.rows * self.row_words::<F>()
     }
 
     /// The groups of rows `first..last`: the first row and the size of each.
@@ -148,26 +220,57 @@ impl<'a> Plan<'a> {
 }
 
 fn run<F: Tasks>(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
-    let plan = Plan::new::<F>(layer, F::group_size(isa));
-    if plan.rows == 0 {
-        return;
+    let Linear { inputs, matrix, .. } = layer;
+    let plan = Plan::new::<F>(matrix, inputs.rows(matrix.k), F::group_size(isa));
+    let x = room(scratch, plan.words::<F>());
+    pack_all::<F>(isa, plan, inputs, x);
+    let y = SharedMut(y.as_mut_ptr());
+    let out = match layer.then {
+        Then::Store => Out::Store(y),
+        Then::Add => Out::Add(y),
+    };
+    multiply_all::<F>(isa, plan, x, out);
+}
+
+fn run_mlp<F: Tasks>(isa: Isa, layers: Mlp<'_>, scratch: &mut Vec<u32>, x: &mut [f32]) {
+    let inputs = Inputs {
+        x: &*x,
+        norm: layers.norm,
+    };
+    let rows = inputs.rows(layers.c_fc.k);
+    // Both have the same groups of rows.
+    let plan = |matrix| Plan::new::<F>(matrix, rows, F::group_size(isa));
+    let (c_fc, c_proj) = (plan(layers.c_fc), plan(layers.c_proj));
+    let words = c_fc.words::<F>();
+    let (packed, inner) = room(scratch, words + c_proj.words::<F>()).split_at_mut(words);
+    pack_all::<F>(isa, c_fc, inputs, packed);
+    let between = Out::Inputs(SharedMut(inner.as_mut_ptr()), layers.activation);
+    multiply_all::<F>(isa, c_fc, packed, between);
+    multiply_all::<F>(isa, c_proj, inner, Out::Add(SharedMut(x.as_mut_ptr())));
+}
+
+/// Room for so many words, which need not be zero.
+fn room(scratch: &mut Vec<u32>, words: usize) -> &mut [u32] {
+    // Only ever longer.
+    if scratch.len() < words {
+        scratch.resize(words, 0);
     }
-    let row_words = plan.row_words::<F>();
-    // Only ever longer: what lies there need not be zero.
-    if scratch.len() < plan.rows * row_words {
-        scratch.resize(plan.rows * row_words, 0);
-    }
-    let scratch = &mut scratch[..plan.rows * row_words];
-    let task_rows = if layer.x.len() < PARALLEL_INPUTS {
+    &mut scratch[..words]
+}
+
+fn pack_all<F: Tasks>(isa: Isa, plan: Plan<'_>, inputs: Inputs<'_>, out: &mut [u32]) {
+    let task_rows = if inputs.x.len() < PARALLEL_INPUTS {
         plan.rows
     } else {
         plan.group
     };
-    pool::for_each_chunk(scratch, task_rows * row_words, |i, out| {
-        F::pack_on(isa, plan, i * task_rows, out);
+    pool::for_each_chunk(out, task_rows * plan.row_words::<F>(), |i, out| {
+        F::pack_on(isa, plan, inputs, i * task_rows, out);
     });
-    let (x, out) = (&*scratch, SharedMut(y.as_mut_ptr()));
-    let panel_tasks = panels(layer.n).div_ceil(plan.task_panels);
+}
+
+fn multiply_all<F: Tasks>(isa: Isa, plan: Plan<'_>, x: &[u32], out: Out) {
+    let panel_tasks = panels(plan.matrix.n).div_ceil(plan.task_panels);
     let row_tasks = plan.rows.div_ceil(plan.task_rows);
     pool::run(panel_tasks * row_tasks, |task| {
         let (panel, row) = (task / row_tasks, task % row_tasks);
@@ -185,8 +288,8 @@ struct Task {
 /// The kernels of a format, compiled for each instruction set.
 trait Tasks: Format {
     fn group_size(isa: Isa) -> usize;
-    fn pack_on(isa: Isa, plan: Plan<'_>, first: usize, out: &mut [u32]);
-    fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut);
+    fn pack_on(isa: Isa, plan: Plan<'_>, inputs: Inputs<'_>, first: usize, out: &mut [u32]);
+    fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: Out);
 }
 
 macro_rules! tasks {
@@ -195,14 +298,20 @@ macro_rules! tasks {
             fn group_size(isa: Isa) -> usize {
                 dispatch!($extra, isa, group_size[$format]() -> usize)
             }
-            fn pack_on(isa: Isa, plan: Plan<'_>, first: usize, out: &mut [u32]) {
+            fn pack_on(
+                isa: Isa,
+                plan: Plan<'_>,
+                inputs: Inputs<'_>,
+                first: usize,
+                out: &mut [u32],
+            ) {
                 dispatch!($extra, isa, pack[$format](
-                    plan: Plan<'_>, first: usize, out: &mut [u32]
+                    plan: Plan<'_>, inputs: Inputs<'_>, first: usize, out: &mut [u32]
                 ));
             }
-            fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut) {
+            fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: Out) {
                 dispatch!($extra, isa, multiply[$format](
-                    plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut
+                    plan: Plan<'_>, x: &[u32], task: Task, out: Out
                 ));
             }
         }
@@ -226,33 +335,38 @@ unsafe fn group_size<V: Vector, F: Format>() -> usize {
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
-unsafe fn pack<V: Vector, F: Format>(plan: Plan<'_>, first: usize, out: &mut [u32]) {
-    let row_words = plan.row_words::<F>();
+unsafe fn pack<V: Vector, F: Format>(
+    plan: Plan<'_>,
+    inputs: Inputs<'_>,
+    first: usize,
+    out: &mut [u32],
+) {
+    let (k, row_words) = (plan.matrix.k, plan.row_words::<F>());
     let last = first + out.len() / row_words;
     for (start, size) in plan.groups(first, last) {
         let group = &mut out[(start - first) * row_words..][..size * row_words];
         for r in 0..size {
+            let row = &inputs.x[(start + r) * k..][..k];
             let first = &mut group[r * F::CHUNK_WORDS..];
             // SAFETY: the caller's promise.
-            unsafe { pack_row::<V, F>(&plan.layer, start + r, first, size) };
+            unsafe { pack_row::<V, F>(row, inputs.norm, first, size) };
         }
     }
 }
 
 /// Normalises a row's inputs and lays them out in every `size`-th chunk of
-/// `out`, those beyond `k` as zeros.
+/// `out`, those beyond the row as zeros.
 ///
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
 unsafe fn pack_row<V: Vector, F: Format>(
-    layer: &Linear<'_>,
-    row: usize,
+    x: &[f32],
+    norm: Option<Norm<'_>>,
     out: &mut [u32],
     size: usize,
 ) {
-    let x = &layer.x[row * layer.k..][..layer.k];
-    let norm = layer.norm.map(|norm| (norm, norm.moments(x)));
+    let norm = norm.map(|norm| (norm, norm.moments(x)));
     let chunks = out.chunks_mut(size * F::CHUNK_WORDS);
     for (i, (x, out)) in x.chunks(CHUNK).zip(chunks).enumerate() {
         let out = &mut out[..F::CHUNK_WORDS];
@@ -270,14 +384,14 @@ unsafe fn pack_row<V: Vector, F: Format>(
 /// One task of a plan.
 ///
 /// # Safety
-/// The set of `V` must be there; `out` must hold `[rows, n]`, and no other
-/// thread may touch this task's rows and columns of it.
+/// The set of `V` must be there; `out` must have room for all rows, and no
+/// other thread may touch this task's rows and columns of it.
 #[inline(always)]
-unsafe fn multiply<V: Vector, F: Format>(plan: Plan<'_>, x: &[u32], task: Task, out: SharedMut) {
+unsafe fn multiply<V: Vector, F: Format>(plan: Plan<'_>, x: &[u32], task: Task, out: Out) {
     let first_row = task.row * plan.task_rows;
     let last_row = (first_row + plan.task_rows).min(plan.rows);
     let first_panel = task.panel * plan.task_panels;
-    let last_panel = (first_panel + plan.task_panels).min(panels(plan.layer.n));
+    let last_panel = (first_panel + plan.task_panels).min(panels(plan.matrix.n));
     let groups = (last_row - first_row).div_ceil(plan.group);
     for panel in first_panel..last_panel {
         for (g, (row, size)) in plan.groups(first_row, last_row).enumerate() {
@@ -299,97 +413,5 @@ unsafe fn multiply<V: Vector, F: Format>(plan: Plan<'_>, x: &[u32], task: Task, 
                 }
             }
         }
-    }
-}
-
-/// One group of rows against one panel.
-#[derive(Clone, Copy)]
-struct Tile {
-    panel: usize,
-    row: usize,
-    /// Which of how many groups read this panel: each asks for its part of
-    /// the next panel, so that memory is read at an even pace.
-    part: (usize, usize),
-}
-
-impl Tile {
-    /// # Safety
-    /// As [`multiply`].
-    #[inline(always)]
-    unsafe fn run<V: Vector, F: Format, const R: usize>(
-        self,
-        plan: Plan<'_>,
-        x: &[u32],
-        out: SharedMut,
-    ) {
-        let Self { panel, row, part } = self;
-        let Plan { layer, steps, .. } = plan;
-        let row_words = plan.row_words::<F>();
-        let x = &x[row * row_words..][..R * row_words];
-        let w = &layer.weight[panel * steps * F::STEP_BYTES..][..steps * F::STEP_BYTES];
-        let start = panel * PANEL;
-        let width = PANEL.min(layer.n - start);
-        // SAFETY: the set is the caller's promise, the lengths of `x` and `w`
-        // are those asked for; rows `row..row + R` and columns
-        // `start..start + width` lie in `[rows, n]`, and no other thread
-        // touches them.
-        unsafe {
-            let mut sums = [[V::splat(0.0); 2]; R];
-            let ahead = ahead::<F>(w, part);
-            F::multiply::<V, R>(x.as_ptr(), w.as_ptr(), steps, ahead, &mut sums);
-            for (r, sum) in sums.into_iter().enumerate() {
-                let y = out.slice((row + r) * layer.n + start, width);
-                finish(&layer, start, sum, y);
-            }
-        }
-    }
-}
-
-/// What to ask for while the panel `w` is used: panels lie one after another.
-#[inline(always)]
-fn ahead<F: Format>(w: &[u8], (g, groups): (usize, usize)) -> Ahead {
-    if groups == 1 {
-        // The panel itself comes from memory as it is read.
-        return Ahead::nothing(w.as_ptr());
-    }
-    Ahead {
-        from: w.as_ptr_range().end.wrapping_add(g * (w.len() / groups)),
-        stride: F::STEP_BYTES / groups,
-    }
-}
-
-/// One row's products with a panel become outputs, the columns from `start` on.
-///
-/// # Safety
-/// The set of `V` must be there.
-#[inline(always)]
-unsafe fn finish<V: Vector>(layer: &Linear<'_>, start: usize, mut sum: [V; 2], y: &mut [f32]) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if let Some(bias) = layer.bias {
-            sum = add(sum, load_two(&bias[start..]));
-        }
-        if matches!(layer.then, Then::Add) {
-            sum = add(load_two(y), sum);
-        }
-        store_two(sum, y);
-    }
-    if let Then::Activate(function) = layer.then {
-        // The usual width as a constant: compilers unroll it.
-        match y.first_chunk_mut::<PANEL>() {
-            Some(whole) => activation::map(function, whole),
-            None => activation::map(function, y),
-        }
-    }
-}
-
-/// # Safety
-/// The set of `V` must be there.
-#[inline(always)]
-unsafe fn add<V: Vector>(a: [V; 2], b: [V; 2]) -> [V; 2] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let one = V::splat(1.0);
-        [a[0].fma(b[0], one), a[1].fma(b[1], one)]
     }
 }

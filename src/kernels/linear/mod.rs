@@ -12,9 +12,10 @@ mod pack;
 mod q4;
 mod q8;
 mod quantize;
+mod tile;
 mod words;
 
-pub use blocking::{Linear, Then, linear, linear_with};
+pub use blocking::{Inputs, Linear, Matrix, Mlp, Then, linear, linear_with, mlp, mlp_with};
 pub(super) use format::Ahead;
 pub use pack::{aligned_start, pack_panel, packed_len, panels, unpack_column};
 pub(super) use words::{Floats, PairProducts, Pairs, Words, multiply, multiply_chunks, words_of};

@@ -2,6 +2,7 @@
 
 use super::quantize::BLOCK;
 use super::*;
+use crate::kernels::activation::{Function, apply_with};
 use crate::kernels::isa::Isa;
 use crate::kernels::layer_norm::Norm;
 
@@ -70,16 +71,21 @@ impl Case {
         }
     }
 
-    fn run(&self, isa: Isa, x: &[f32]) -> Vec<f32> {
-        let layer = Linear {
-            x,
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix {
             weight: &self.packed,
             precision: self.precision,
-            norm: None,
             bias: Some(&self.bias),
-            then: Then::Store,
             k: self.k,
             n: self.n,
+        }
+    }
+
+    fn run(&self, isa: Isa, x: &[f32]) -> Vec<f32> {
+        let layer = Linear {
+            inputs: Inputs { x, norm: None },
+            matrix: self.matrix(),
+            then: Then::Store,
         };
         let mut y = vec![f32::NAN; x.len() / self.k * self.n];
         linear_with(isa, layer, &mut Vec::new(), &mut y);
@@ -230,8 +236,7 @@ fn another_order_of_adding_is_noticed() {
 }
 
 #[test]
-fn inputs_are_normalised_and_outputs_activated_or_added() {
-    use crate::kernels::activation::{Function, apply_with};
+fn inputs_are_normalised_and_outputs_added() {
     let (rows, k, n) = (5, 40, 45);
     let case = Case::new(Precision::F32, k, n);
     let x = noise(rows * k, 1);
@@ -246,14 +251,12 @@ fn inputs_are_normalised_and_outputs_activated_or_added() {
         let plain = case.run(isa, &normalised);
         let run = |then, y: &mut [f32]| {
             let layer = Linear {
-                x: &x,
-                weight: &case.packed,
-                precision: Precision::F32,
-                norm: Some(norm),
-                bias: Some(&case.bias),
+                inputs: Inputs {
+                    x: &x,
+                    norm: Some(norm),
+                },
+                matrix: case.matrix(),
                 then,
-                k,
-                n,
             };
             linear_with(isa, layer, &mut Vec::new(), y);
         };
@@ -265,12 +268,6 @@ fn inputs_are_normalised_and_outputs_activated_or_added() {
         run(Then::Store, &mut stored);
         near(&stored, &plain);
 
-        let mut activated = vec![f32::NAN; rows * n];
-        run(Then::Activate(Function::GeluTanh), &mut activated);
-        let mut expected = stored.clone();
-        apply_with(isa, Function::GeluTanh, &mut expected);
-        assert_eq!(activated, expected, "{isa:?}");
-
         let before = noise(rows * n, 9);
         let mut added = before.clone();
         run(Then::Add, &mut added);
@@ -278,6 +275,55 @@ fn inputs_are_normalised_and_outputs_activated_or_added() {
             .map(|(b, s)| b + s)
             .collect();
         assert_eq!(added, expected, "{isa:?}");
+    }
+}
+
+#[test]
+fn an_mlp_is_its_layers_one_after_another() {
+    for precision in ALL {
+        for (k, n) in [(40, 45), (64, 130), (33, 32)] {
+            let (c_fc, c_proj) = (Case::new(precision, k, n), Case::new(precision, n, k));
+            let (weight, bias) = (noise(k, 7), noise(k, 8));
+            let norm = Norm {
+                weight: &weight,
+                bias: &bias,
+                epsilon: 1e-5,
+            };
+            // 0.5 where there is no output: its padding must not count.
+            let functions = [Some(Function::GeluTanh), Some(Function::Sigmoid), None];
+            for (&isa, activation) in Isa::available().iter().zip(functions.iter().cycle()) {
+                for rows in [1, 5, 13, 100] {
+                    let x = noise(rows * k, 1);
+                    let mut found = x.clone();
+                    let layers = Mlp {
+                        norm: Some(norm),
+                        c_fc: c_fc.matrix(),
+                        activation: *activation,
+                        c_proj: c_proj.matrix(),
+                    };
+                    mlp_with(isa, layers, &mut Vec::new(), &mut found);
+
+                    let mut inner = vec![f32::NAN; rows * n];
+                    let layer = |x, norm, matrix, then| Linear {
+                        inputs: Inputs { x, norm },
+                        matrix,
+                        then,
+                    };
+                    let first = layer(&x, Some(norm), c_fc.matrix(), Then::Store);
+                    linear_with(isa, first, &mut Vec::new(), &mut inner);
+                    activation
+                        .iter()
+                        .for_each(|&f| apply_with(isa, f, &mut inner));
+                    let mut expected = x.clone();
+                    let second = layer(&inner, None, c_proj.matrix(), Then::Add);
+                    linear_with(isa, second, &mut Vec::new(), &mut expected);
+                    assert_eq!(
+                        found, expected,
+                        "{precision:?} {isa:?} {rows} {activation:?}"
+                    );
+                }
+            }
+        }
     }
 }
 
