@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gpt2_engine::kernels::activation::{self, Function};
 use gpt2_engine::kernels::attention::{
-    Attention, BLOCK, Cache, CacheFormat, Heads, PIECE_ROWS, Piece, attention, write_cache,
+    Attention, BLOCK, Cache, CacheFormat, CacheMut, Heads, PIECE_ROWS, Piece, attention,
 };
 use gpt2_engine::kernels::linear::{
     Inputs, Linear, Matrix, PANEL, Precision, Then, aligned_start, linear, pack_panel, packed_len,
@@ -180,28 +180,25 @@ fn attentions(format: CacheFormat, wanted: &dyn Fn(&str) -> bool) {
                 count: PIECE_ROWS.min(new - i),
             })
             .collect();
-        let write = seconds(|| {
-            write_cache(Cache::Keys, format, &qkv, &pieces, heads, &mut keys);
-            write_cache(Cache::Values, format, &qkv, &pieces, heads, &mut values);
-        });
         let mut out = vec![0.0; rows * 768];
         let time = seconds(|| {
             let layer = Attention {
                 qkv: &qkv,
                 format,
-                keys: &keys,
-                values: &values,
                 pieces: &pieces,
                 heads,
             };
-            attention(layer, &mut out);
+            let cache = CacheMut {
+                keys: &mut keys,
+                values: &mut values,
+            };
+            attention(layer, cache, &mut out);
         });
         let pairs: usize = (0..new).map(|i| past + i + 1).sum::<usize>() * sequences;
         println!(
-            "{name:<42} {:>9.1} µs {:>6.1} GFLOP/s, cache written in {:.1} µs",
+            "{name:<42} {:>9.1} µs {:>6.1} GFLOP/s",
             time * 1e6,
             4.0 * (pairs * 768) as f64 / time / 1e9,
-            write * 1e6
         );
     }
 }

@@ -217,7 +217,6 @@ impl Gpt2 {
             then: Then::Store,
         };
         ops::linear(x, c_attn, qkv)?;
-        ops::write_cache(qkv, cache, pieces, heads)?;
         ops::attention(qkv, cache, (pieces, heads), attended)?;
         let view = AttentionView {
             qkv,

@@ -3,7 +3,7 @@
 //! Their oracle is the plain candle program in `examples/train_demo/model.rs`;
 //! `tests/integration/demo.rs` compares the two.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 
 use candle_core::{
@@ -16,7 +16,7 @@ use super::config::Activation;
 use super::kv_cache::LayerCache;
 use super::weights::{NormWeights, PackedLinear};
 use crate::kernels::activation::Function;
-use crate::kernels::attention::{self, Cache, CacheFormat, Heads, PIECE_ROWS, Piece};
+use crate::kernels::attention::{self, CacheMut, Heads, PIECE_ROWS, Piece};
 use crate::kernels::layer_norm::Norm;
 pub(super) use crate::kernels::linear::Then;
 use crate::kernels::{linear, pool};
@@ -98,25 +98,8 @@ pub(super) fn pieces(spans: &[Span]) -> Vec<Piece<'_>> {
     pieces.collect()
 }
 
-/// Puts the new keys and values of `qkv [rows, 3·n_embd]` into the cache.
-pub(super) fn write_cache(
-    qkv: &Tensor,
-    cache: &LayerCache,
-    pieces: &[Piece<'_>],
-    heads: Heads,
-) -> Result<()> {
-    let write = |part| WriteCache {
-        part,
-        format: cache.format,
-        pieces,
-        heads,
-    };
-    cache.keys.inplace_op2(qkv, &write(Cache::Keys))?;
-    cache.values.inplace_op2(qkv, &write(Cache::Values))
-}
-
-/// Causal attention of each row over its sequence's cached positions, itself
-/// included: `qkv [rows, 3·n_embd]` → `out [rows, n_embd]`.
+/// Puts the new keys and values of qkv into the cache and computes causal
+/// attention of each row over its sequence's positions, itself included: `qkv [rows, 3·n_embd]` → `out [rows, n_embd]`.
 pub(super) fn attention(
     qkv: &Tensor,
     cache: &LayerCache,
@@ -157,12 +140,10 @@ impl AttentionView<'_> {
                 let layer = attention::Attention {
                     qkv,
                     format: cache.format,
-                    keys,
-                    values: &[],
                     pieces: self.pieces,
                     heads,
                 };
-                attention::weights(layer, row, head, &mut out);
+                attention::weights(layer, keys, (row, head), &mut out);
                 Ok(())
             })
         })?;
@@ -184,10 +165,24 @@ fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut
     }
 }
 
-fn words_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [u32]> {
-    match storage {
-        CpuStorage::U32(words) => part_mut(words, layout),
-        _ => bail!("expected a tensor of u32"),
+/// Runs `f` on the words of a tensor, which it may change.
+fn with_words_mut(tensor: &Tensor, f: impl FnOnce(&mut [u32]) -> Result<()>) -> Result<()> {
+    tensor.inplace_op1(&ChangeWords(Cell::new(Some(f))))
+}
+
+/// An operation that is done once.
+struct ChangeWords<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [u32]) -> Result<()>> InplaceOp1 for ChangeWords<F> {
+    fn name(&self) -> &'static str {
+        "change-words"
+    }
+
+    fn cpu_fwd(&self, words: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (words, self.0.take()) {
+            (CpuStorage::U32(words), Some(f)) => f(part_mut(words, layout)?),
+            _ => bail!("expected a tensor of u32"),
+        }
     }
 }
 
@@ -353,32 +348,6 @@ impl InplaceOp3 for Embed<'_> {
     }
 }
 
-struct WriteCache<'a> {
-    part: Cache,
-    format: CacheFormat,
-    pieces: &'a [Piece<'a>],
-    heads: Heads,
-}
-
-impl InplaceOp2 for WriteCache<'_> {
-    fn name(&self) -> &'static str {
-        "write-kv-cache"
-    }
-
-    fn cpu_fwd(
-        &self,
-        cache: &mut CpuStorage,
-        cache_layout: &Layout,
-        qkv: &CpuStorage,
-        qkv_layout: &Layout,
-    ) -> Result<()> {
-        let Self { part, format, .. } = *self;
-        let (cache, qkv) = (words_mut(cache, cache_layout)?, slice(qkv, qkv_layout)?);
-        attention::write_cache(part, format, qkv, self.pieces, self.heads, cache);
-        Ok(())
-    }
-}
-
 struct Attend<'a> {
     pieces: &'a [Piece<'a>],
     heads: Heads,
@@ -398,17 +367,15 @@ impl InplaceOp2 for Attend<'_> {
         qkv_layout: &Layout,
     ) -> Result<()> {
         let (qkv, out) = (slice(qkv, qkv_layout)?, slice_mut(out, out_layout)?);
-        with_values(&self.cache.keys, |keys| {
-            with_values(&self.cache.values, |values| {
+        with_words_mut(&self.cache.keys, |keys| {
+            with_words_mut(&self.cache.values, |values| {
                 let layer = attention::Attention {
                     qkv,
                     format: self.cache.format,
-                    keys,
-                    values,
                     pieces: self.pieces,
                     heads: self.heads,
                 };
-                attention::attention(layer, out);
+                attention::attention(layer, CacheMut { keys, values }, out);
                 Ok(())
             })
         })

@@ -1,18 +1,13 @@
 //! Where keys and values lie in the cache, and how they get there.
 
-use super::{CacheFormat, Heads, Piece};
+use super::{CacheFormat, Heads, Layer, Piece};
 use crate::kernels::SharedMut;
-use crate::kernels::isa::{Isa, dispatch};
 use crate::kernels::linear::{PANEL, panels};
-use crate::kernels::pool;
 use crate::kernels::vector::{LANES, Vector, pair, to_bf16};
 
 /// Positions in a cache block: the columns of one panel, so that scores are a
 /// product like any other.
 pub const BLOCK: usize = PANEL;
-
-/// Values worth writing to the cache on several threads.
-const PARALLEL_VALUES: usize = 32 << 10;
 
 /// Which of the two caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +27,7 @@ impl Heads {
         self.count * self.head_words(part, format)
     }
 
-    fn head_words(&self, part: Cache, format: CacheFormat) -> usize {
+    pub(super) fn head_words(&self, part: Cache, format: CacheFormat) -> usize {
         let in_word = format.values_in_word();
         match part {
             Cache::Keys => self.dim.div_ceil(in_word) * BLOCK,
@@ -43,113 +38,53 @@ impl Heads {
     pub(super) fn width(&self) -> usize {
         self.count * self.dim
     }
-
-    /// One head's keys or values in a block.
-    pub(super) fn of_block<'a>(
-        &self,
-        (part, format): (Cache, CacheFormat),
-        cache: &'a [u32],
-        block: u32,
-        head: usize,
-    ) -> &'a [u32] {
-        let len = self.head_words(part, format);
-        &cache[(block as usize * self.count + head) * len..][..len]
-    }
 }
 
-/// Copies the new keys or values in `qkv [rows, 3·heads·dim]` to their
-/// positions in the cache.
-///
-/// # Panics
-/// If a piece lies outside `qkv` or the cache.
-pub fn write_cache(
-    part: Cache,
-    format: CacheFormat,
-    qkv: &[f32],
-    pieces: &[Piece<'_>],
-    heads: Heads,
-    cache: &mut [u32],
-) {
-    let width = heads.width();
-    let block_len = heads.block_words(part, format);
-    for piece in pieces {
-        let blocks = &piece.blocks[..(piece.position + piece.count).div_ceil(BLOCK)];
-        let end = blocks.iter().map(|&b| (b as usize + 1) * block_len).max();
-        assert!(end <= Some(cache.len()), "a block outside the cache");
-        assert!((piece.row + piece.count) * 3 * width <= qkv.len(), "rows");
-    }
-    let out = SharedMut(cache.as_mut_ptr());
-    let write = |task: usize| {
-        let write = Write {
-            part,
-            format,
-            qkv,
-            piece: pieces[task / heads.count],
-            heads,
-            head: task % heads.count,
-        };
-        dispatch!(Isa::current(), write_head(write: Write<'_>, out: SharedMut<u32>));
-    };
-    let tasks = pieces.len() * heads.count;
-    if qkv.len() < PARALLEL_VALUES {
-        (0..tasks).for_each(write);
-    } else {
-        pool::run(tasks, write);
-    }
-}
-
-/// One head of a piece's keys or values.
-#[derive(Clone, Copy)]
-struct Write<'a> {
-    part: Cache,
-    format: CacheFormat,
-    qkv: &'a [f32],
-    piece: Piece<'a>,
-    heads: Heads,
-    head: usize,
-}
-
-impl<'a> Write<'a> {
-    /// The key or value of the piece's `i`-th token.
+impl Layer<'_> {
+    /// Copies the new keys and values of one head of a piece to their
+    /// positions in the cache.
+    ///
+    /// # Safety
+    /// The set of `V` must be there, the piece's blocks in the cache, and no
+    /// other thread may touch this head of them.
     #[inline(always)]
-    fn new_values(&self, i: usize) -> &'a [f32] {
-        let third = if self.part == Cache::Keys { 1 } else { 2 };
-        let Heads { count, dim, .. } = self.heads;
-        let start = ((self.piece.row + i) * 3 + third) * count * dim + self.head * dim;
-        &self.qkv[start..][..dim]
-    }
-}
-
-/// # Safety
-/// The piece's blocks must be in the buffer, and no other thread may touch
-/// this head of its positions.
-#[inline(always)]
-unsafe fn write_head<V: Vector>(write: Write<'_>, out: SharedMut<u32>) {
-    let Write {
-        format,
-        piece,
-        heads,
-        head,
-        ..
-    } = write;
-    let head_len = heads.head_words(write.part, format);
-    let mut i = 0;
-    while i < piece.count {
-        let (position, values) = (piece.position + i, write.new_values(i));
-        let block = piece.blocks[position / BLOCK] as usize;
-        let (start, at) = ((block * heads.count + head) * head_len, position % BLOCK);
-        i += 1;
-        // SAFETY: the caller's promise.
+    pub(super) unsafe fn write<V: Vector>(self, piece: Piece<'_>, head: usize) {
+        // SAFETY: passed on from the caller.
         unsafe {
-            match (write.part, format) {
-                (Cache::Keys, CacheFormat::F32) => put_key::<1>(values, out, start + at),
-                (Cache::Keys, _) => put_key::<2>(values, out, start + at),
-                (Cache::Values, CacheFormat::F32) => put_value(values, out, start, at),
-                (Cache::Values, _) if at % 2 == 0 && i < piece.count => {
-                    put_pair([values, write.new_values(i)], out, start, at);
-                    i += 1;
+            self.write_part::<V>(Cache::Keys, piece, head);
+            self.write_part::<V>(Cache::Values, piece, head);
+        }
+    }
+
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_part<V: Vector>(self, part: Cache, piece: Piece<'_>, head: usize) {
+        let (out, len) = (self.part(part), self.heads.head_words(part, self.format));
+        let third = if part == Cache::Keys { 1 } else { 2 };
+        let Heads { count, dim, .. } = self.heads;
+        let new_values = |i: usize| {
+            let start = ((piece.row + i) * 3 + third) * count * dim + head * dim;
+            &self.qkv[start..][..dim]
+        };
+        let mut i = 0;
+        while i < piece.count {
+            let (position, values) = (piece.position + i, new_values(i));
+            let block = piece.blocks[position / BLOCK] as usize;
+            let (start, at) = ((block * count + head) * len, position % BLOCK);
+            i += 1;
+            // SAFETY: the caller's promise.
+            unsafe {
+                match (part, self.format) {
+                    (Cache::Keys, CacheFormat::F32) => put_key::<1>(values, out, start + at),
+                    (Cache::Keys, _) => put_key::<2>(values, out, start + at),
+                    (Cache::Values, CacheFormat::F32) => put_value(values, out, start, at),
+                    (Cache::Values, _) if at % 2 == 0 && i < piece.count => {
+                        put_pair([values, new_values(i)], out, start, at);
+                        i += 1;
+                    }
+                    (Cache::Values, _) => put_half(values, out, start, at),
                 }
-                (Cache::Values, _) => put_half(values, out, start, at),
             }
         }
     }

@@ -18,7 +18,7 @@ use super::isa::{Isa, dispatch};
 use super::linear::{Floats, PairProducts, Pairs, Words};
 use super::pool;
 use super::vector::Vector;
-pub use cache::{BLOCK, Cache, write_cache};
+pub use cache::{BLOCK, Cache};
 pub use format::CacheFormat;
 use rows::{Rows, SPAN};
 pub use weights::weights;
@@ -53,46 +53,62 @@ pub struct Heads {
 /// An attention layer to compute.
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
-    /// Queries, keys and values of the new tokens, `[rows, 3·heads·dim]`;
-    /// only the queries are read here.
+    /// Queries, keys and values of the new tokens, `[rows, 3·heads·dim]`.
     pub qkv: &'a [f32],
     /// How keys and values are kept.
     pub format: CacheFormat,
-    /// Cached keys, see [`Cache::Keys`].
-    pub keys: &'a [u32],
-    /// Cached values, see [`Cache::Values`].
-    pub values: &'a [u32],
     /// The rows of the batch, each in one piece.
     pub pieces: &'a [Piece<'a>],
     /// The shape of the heads.
     pub heads: Heads,
 }
 
-/// Computes `out[rows, heads·dim]`: each row attends to its sequence's cached
-/// positions up to its own.
+/// The cached keys and values of a layer, of all sequences.
+pub struct CacheMut<'a> {
+    /// See [`Cache::Keys`].
+    pub keys: &'a mut [u32],
+    /// See [`Cache::Values`].
+    pub values: &'a mut [u32],
+}
+
+/// Puts the new keys and values into the cache and computes
+/// `out[rows, heads·dim]`: each row attends to its sequence's positions up to
+/// its own. Sequences may share blocks, but not those of the new positions.
 ///
 /// # Panics
 /// If the slices' lengths don't fit each other, or a row looks outside the cache.
-pub fn attention(layer: Attention<'_>, out: &mut [f32]) {
-    attention_with(Isa::current(), layer, out);
+pub fn attention(layer: Attention<'_>, cache: CacheMut<'_>, out: &mut [f32]) {
+    attention_with(Isa::current(), layer, cache, out);
 }
 
 /// [`attention`] with a given instruction set, one of [`Isa::available`].
-pub fn attention_with(isa: Isa, layer: Attention<'_>, out: &mut [f32]) {
-    let width = layer.heads.width();
-    let mut rows = 0;
-    for piece in layer.pieces {
-        assert_eq!(piece.row, rows, "pieces are not in order");
-        assert!(piece.count <= PIECE_ROWS, "a piece of {} rows", piece.count);
-        rows += piece.count;
-    }
-    assert_eq!(layer.qkv.len(), rows * 3 * width, "queries");
-    assert_eq!(out.len(), rows * width, "outputs");
-    let out = SharedMut(out.as_mut_ptr());
+pub fn attention_with(isa: Isa, layer: Attention<'_>, cache: CacheMut<'_>, out: &mut [f32]) {
+    layer.check(&cache, out);
+    let Attention {
+        qkv, format, heads, ..
+    } = layer;
     let tasks = Tasks::new(layer);
+    let layer = Layer {
+        qkv,
+        format,
+        heads,
+        keys: SharedMut(cache.keys.as_mut_ptr()),
+        values: SharedMut(cache.values.as_mut_ptr()),
+    };
+    let write = |i: usize| {
+        let (piece, head) = (tasks.several[i / heads.count], i % heads.count);
+        dispatch!(isa, write(layer: Layer<'_>, piece: Piece<'_>, head: usize));
+    };
+    let writes = tasks.several.len() * heads.count;
+    if writes < PARALLEL_WRITES {
+        (0..writes).for_each(write);
+    } else {
+        pool::run(writes, write);
+    }
+    let out = SharedMut(out.as_mut_ptr());
     pool::run(tasks.count(), |i| {
         let task = tasks.get(i);
-        match layer.format {
+        match format {
             CacheFormat::F32 => run::<Floats>(isa, layer, task, out),
             CacheFormat::Bf16 => run::<Pairs>(isa, layer, task, out),
             CacheFormat::Bf16Products => {
@@ -102,16 +118,78 @@ pub fn attention_with(isa: Isa, layer: Attention<'_>, out: &mut [f32]) {
     });
 }
 
-impl<'a> Attention<'a> {
-    fn head_keys(&self, block: u32, head: usize) -> &'a [u32] {
-        let part = (Cache::Keys, self.format);
-        self.heads.of_block(part, self.keys, block, head)
+/// Heads of pieces worth writing to the cache on several threads.
+const PARALLEL_WRITES: usize = 16;
+
+impl Attention<'_> {
+    fn check(&self, cache: &CacheMut<'_>, out: &[f32]) {
+        let (heads, width) = (self.heads, self.heads.width());
+        let mut rows = 0;
+        for piece in self.pieces {
+            assert_eq!(piece.row, rows, "pieces are not in order");
+            assert!(piece.count <= PIECE_ROWS, "a piece of {} rows", piece.count);
+            rows += piece.count;
+            let blocks = &piece.blocks[..(piece.position + piece.count).div_ceil(BLOCK)];
+            let end = blocks.iter().max().map_or(0, |&last| last as usize + 1);
+            for (part, held) in [(Cache::Keys, &cache.keys), (Cache::Values, &cache.values)] {
+                let needed = end * heads.block_words(part, self.format);
+                assert!(needed <= held.len(), "a block outside the cache");
+            }
+        }
+        assert_eq!(self.qkv.len(), rows * 3 * width, "queries");
+        assert_eq!(out.len(), rows * width, "outputs");
+    }
+}
+
+/// An attention layer as its tasks see it: all of them read the cache, and some
+/// write it.
+#[derive(Clone, Copy)]
+struct Layer<'a> {
+    qkv: &'a [f32],
+    format: CacheFormat,
+    heads: Heads,
+    keys: SharedMut<u32>,
+    values: SharedMut<u32>,
+}
+
+impl<'a> Layer<'a> {
+    fn part(&self, part: Cache) -> SharedMut<u32> {
+        match part {
+            Cache::Keys => self.keys,
+            Cache::Values => self.values,
+        }
     }
 
-    fn head_values(&self, block: u32, head: usize) -> &'a [u32] {
-        let part = (Cache::Values, self.format);
-        self.heads.of_block(part, self.values, block, head)
+    /// Where one head's keys or values of a block begin, and how many words
+    /// they are.
+    #[inline(always)]
+    fn place(&self, part: Cache, block: u32, head: usize) -> (*const u32, usize) {
+        let len = self.heads.head_words(part, self.format);
+        let start = (block as usize * self.heads.count + head) * len;
+        (self.part(part).0.wrapping_add(start).cast_const(), len)
     }
+
+    /// One head's keys or values of a block.
+    ///
+    /// # Safety
+    /// The block must be in the cache, and no other thread may write this head
+    /// of it.
+    #[inline(always)]
+    unsafe fn words(&self, part: Cache, block: u32, head: usize) -> &'a [u32] {
+        let (start, len) = self.place(part, block, head);
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+}
+
+/// Writes one head of a piece's keys and values.
+///
+/// # Safety
+/// As [`Layer::write`].
+#[inline(always)]
+unsafe fn write<V: Vector>(layer: Layer<'_>, piece: Piece<'_>, head: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe { layer.write::<V>(piece, head) }
 }
 
 /// Some heads of one piece.
@@ -120,15 +198,18 @@ struct Task<'a> {
     piece: Piece<'a>,
     first_head: usize,
     heads: usize,
+    /// Whether it writes the piece's keys and values first.
+    writes: bool,
 }
 
 /// An attention layer, cut into tasks.
 struct Tasks<'a> {
     /// Pieces of several rows, a head a task: those of one sequence read the
     /// same keys and values, of which one head stays in the second cache, all
-    /// would not.
+    /// would not. What they all read is written before.
     several: Vec<Piece<'a>>,
-    /// Pieces of a row, which read their own: in the order in which they lie.
+    /// Pieces of a row, each all of its sequence's, in the order in which they
+    /// lie. Each task writes what it reads alone.
     single: Vec<Piece<'a>>,
     heads: usize,
     /// Heads of a task for a row.
@@ -140,8 +221,14 @@ impl<'a> Tasks<'a> {
     const PER_THREAD: usize = 8;
 
     fn new(layer: Attention<'a>) -> Self {
-        let (several, single): (Vec<_>, Vec<_>) =
-            layer.pieces.iter().partition(|piece| piece.count > 1);
+        let (mut several, mut single) = (Vec::new(), Vec::new());
+        // Where a piece before this one would end whose tokens these follow.
+        let mut end = None;
+        for &piece in layer.pieces {
+            let alone = piece.count == 1 && end != Some(piece.position);
+            if alone { &mut single } else { &mut several }.push(piece);
+            end = (piece.count > 1).then_some(piece.position + piece.count);
+        }
         let heads = layer.heads.count;
         let together = single.len() * heads / (Self::PER_THREAD * pool::threads());
         Self {
@@ -166,6 +253,7 @@ impl<'a> Tasks<'a> {
                 piece: self.several[i % count],
                 first_head: i / count,
                 heads: 1,
+                writes: false,
             };
         }
         let (i, parts) = (i - first, heads.div_ceil(together));
@@ -174,11 +262,12 @@ impl<'a> Tasks<'a> {
             piece: self.single[i / parts],
             first_head,
             heads: together.min(heads - first_head),
+            writes: true,
         }
     }
 }
 
-fn run<W: Kernels>(isa: Isa, layer: Attention<'_>, task: Task<'_>, out: SharedMut) {
+fn run<W: Kernels>(isa: Isa, layer: Layer<'_>, task: Task<'_>, out: SharedMut) {
     thread_local! {
         /// Scores, and queries as they meet the keys.
         static SCRATCH: RefCell<Vec<[u32; SPAN]>> = const { RefCell::new(Vec::new()) };
@@ -190,7 +279,7 @@ fn run<W: Kernels>(isa: Isa, layer: Attention<'_>, task: Task<'_>, out: SharedMu
 trait Kernels: Words {
     fn attend_on(
         isa: Isa,
-        layer: Attention<'_>,
+        layer: Layer<'_>,
         task: Task<'_>,
         scratch: &mut Vec<[u32; SPAN]>,
         out: SharedMut,
@@ -202,13 +291,13 @@ macro_rules! kernels {
         impl Kernels for $words {
             fn attend_on(
                 isa: Isa,
-                layer: Attention<'_>,
+                layer: Layer<'_>,
                 task: Task<'_>,
                 scratch: &mut Vec<[u32; SPAN]>,
                 out: SharedMut,
             ) {
                 dispatch!($extra, isa, attend[$words](
-                    layer: Attention<'_>, task: Task<'_>, scratch: &mut Vec<[u32; SPAN]>, out: SharedMut
+                    layer: Layer<'_>, task: Task<'_>, scratch: &mut Vec<[u32; SPAN]>, out: SharedMut
                 ));
             }
         }
@@ -221,17 +310,22 @@ kernels!(PairProducts, "avx512bf16");
 /// One task, in groups of rows that fit the registers.
 ///
 /// # Safety
-/// The set of `V` must be there; `out` must hold `[rows, heads·dim]`, and no
-/// other thread may touch these heads of these rows.
+/// The set of `V` must be there, the piece's blocks in the cache; `out` must
+/// hold `[rows, heads·dim]`. No other thread may touch these heads of these
+/// rows, nor of the blocks of a single row; those of others must be written.
 #[inline(always)]
 unsafe fn attend<V: Vector, W: Words>(
-    layer: Attention<'_>,
+    layer: Layer<'_>,
     task: Task<'_>,
     scratch: &mut Vec<[u32; SPAN]>,
     out: SharedMut,
 ) {
     let piece = task.piece;
     for head in task.first_head..task.first_head + task.heads {
+        if task.writes {
+            // SAFETY: passed on from the caller.
+            unsafe { layer.write::<V>(piece, head) };
+        }
         let mut done = 0;
         while done < piece.count {
             let rows = Rows {

@@ -1,6 +1,6 @@
 //! Attention of a few rows that fit the registers.
 
-use super::{Attention, BLOCK, Heads};
+use super::{BLOCK, Cache, Heads, Layer};
 use crate::kernels::SharedMut;
 use crate::kernels::activation::exp_negative;
 use crate::kernels::linear::{Ahead, PANEL, Words, multiply, multiply_chunks, panels, words_of};
@@ -48,7 +48,7 @@ impl Rows<'_> {
     #[inline(always)]
     pub unsafe fn attend<V: Vector, W: Words, const R: usize>(
         self,
-        layer: Attention<'_>,
+        layer: Layer<'_>,
         scratch: &mut Vec<[u32; SPAN]>,
         out: SharedMut,
     ) -> usize {
@@ -99,7 +99,7 @@ impl Rows<'_> {
     #[inline(always)]
     unsafe fn pack_queries<V: Vector, W: Words, const R: usize>(
         self,
-        layer: Attention<'_>,
+        layer: Layer<'_>,
         out: &mut [u32],
     ) {
         let Heads { dim, scale, .. } = layer.heads;
@@ -134,22 +134,22 @@ impl Rows<'_> {
     #[inline(always)]
     unsafe fn score<V: Vector, W: Words, const R: usize>(
         self,
-        layer: Attention<'_>,
+        layer: Layer<'_>,
         queries: &[u32],
         (b, block): (usize, u32),
         scores: &mut [[u32; SPAN]; R],
     ) {
-        let keys = layer.head_keys(block, self.head);
-        let values = layer.head_values(block, self.head);
-        let steps = keys.len() / PANEL;
         // The values are next.
-        let ahead = Ahead {
-            from: values.as_ptr().cast(),
-            stride: size_of_val(values) / steps,
-        };
-        // SAFETY: the set and the queries are the caller's promise; a block of
-        // scores is two vectors.
+        let (values, len) = layer.place(Cache::Values, block, self.head);
+        // SAFETY: the set, the cache and the queries are the caller's promise;
+        // a block of scores is two vectors.
         unsafe {
+            let keys = layer.words(Cache::Keys, block, self.head);
+            let steps = keys.len() / PANEL;
+            let ahead = Ahead {
+                from: values.cast(),
+                stride: len * size_of::<u32>() / steps,
+            };
             let mut sums = [[V::splat(0.0); 2]; R];
             let queries = (queries.as_ptr(), LANES / W::IN_WORD);
             multiply_chunks::<V, W, R>(queries, keys.as_ptr(), steps, ahead, &mut sums);
@@ -170,7 +170,7 @@ impl Rows<'_> {
     #[inline(always)]
     unsafe fn add_values<'o, V: Vector, W: Words, const R: usize>(
         self,
-        layer: Attention<'_>,
+        layer: Layer<'_>,
         (span, ahead): (&[u32], Option<&[u32]>),
         weights: &[[u32; SPAN]; R],
         (shrinks, seen): ([f32; R], isize),
@@ -191,13 +191,13 @@ impl Rows<'_> {
                     *sum = [before[0].mul(shrink), before[1].mul(shrink)];
                 }
                 for (b, &block) in span.iter().enumerate() {
-                    let values = layer.head_values(block, self.head);
+                    let values = layer.words(Cache::Values, block, self.head);
                     let values = &values[panel * block_steps * PANEL..][..block_steps * PANEL];
                     let x = weights.add(b * block_words);
-                    let next = self.next_keys(layer, (span, ahead), b);
+                    let (next, len) = self.next_keys(layer, (span, ahead), b);
                     let next = Ahead {
-                        from: next[panel * next.len() / panels..].as_ptr().cast(),
-                        stride: size_of_val(next) / (panels * block_steps),
+                        from: next.wrapping_add(panel * len / panels).cast(),
+                        stride: len * size_of::<u32>() / (panels * block_steps),
                     };
                     // What all rows see, and what the last one sees.
                     let seen = seen - (b * BLOCK) as isize;
@@ -223,19 +223,21 @@ impl Rows<'_> {
         }
     }
 
-    /// The keys that are read after the `b`-th block's values: of the span
-    /// after it or, after the last, of the next head.
+    /// Where the keys lie that are read after the `b`-th block's values, and
+    /// how many words they are: those of the span after it or, after the last,
+    /// of the next head.
     #[inline(always)]
-    fn next_keys<'a>(
+    fn next_keys(
         self,
-        layer: Attention<'a>,
+        layer: Layer<'_>,
         (span, ahead): (&[u32], Option<&[u32]>),
         b: usize,
-    ) -> &'a [u32] {
-        match ahead {
-            Some(ahead) => layer.head_keys(ahead[b.min(ahead.len() - 1)], self.head),
-            None => layer.head_keys(span[b], (self.head + 1).min(layer.heads.count - 1)),
-        }
+    ) -> (*const u32, usize) {
+        let (block, head) = match ahead {
+            Some(ahead) => (ahead[b.min(ahead.len() - 1)], self.head),
+            None => (span[b], (self.head + 1).min(layer.heads.count - 1)),
+        };
+        layer.place(Cache::Keys, block, head)
     }
 }
 

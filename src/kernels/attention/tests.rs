@@ -68,18 +68,18 @@ fn run(
                 qkv.extend_from_slice(&s.qkv[tokens]);
             }
         }
-        write_cache(Cache::Keys, format, &qkv, &pieces, heads, &mut keys);
-        write_cache(Cache::Values, format, &qkv, &pieces, heads, &mut values);
         let mut out = vec![f32::NAN; qkv.len() / 3];
         let layer = Attention {
             qkv: &qkv,
             format,
-            keys: &keys,
-            values: &values,
             pieces: &pieces,
             heads,
         };
-        attention_with(isa, layer, &mut out);
+        let cache = CacheMut {
+            keys: &mut keys,
+            values: &mut values,
+        };
+        attention_with(isa, layer, cache, &mut out);
         let mut rows = out.chunks(width);
         for (s, output) in sequences.iter().zip(&mut outputs) {
             let count = len(s).min(start + chunk).saturating_sub(start);
