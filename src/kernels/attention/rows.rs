@@ -119,8 +119,8 @@ impl Rows<'_> {
                 unsafe { W::pack::<V>(&scaled[..x.len()], out) };
             }
             // Each is read once, far from the one before it: those of the
-            // piece after the other threads'.
-            let later = query.as_ptr().wrapping_add(2 * R * stride);
+            // piece after this one.
+            let later = query.as_ptr().wrapping_add(R * stride);
             for i in (0..dim).step_by(LANES) {
                 V::prefetch(later.wrapping_add(i).cast());
             }

@@ -164,8 +164,11 @@ pub struct Plan<'a> {
 
 /// Rows of a task: while they pass by, a panel stays in the second cache.
 const TASK_ROWS: usize = 96;
+/// Tasks of a thread at least, if there are enough panels: enough of them that
+/// none waits long for another at the end.
+const TASKS: usize = 16;
 /// Products of a task at most, unless a panel has more: about a quarter of a
-/// millisecond in f32. The threads that are done wait for the last task.
+/// millisecond in f32.
 const TASK_PRODUCTS: usize = 1 << 24;
 /// Inputs worth laying out on several threads.
 const PARALLEL_INPUTS: usize = 8 << 10;
@@ -174,8 +177,7 @@ impl<'a> Plan<'a> {
     fn new<F: Format>(matrix: Matrix<'a>, rows: usize, group: usize) -> Self {
         let task_rows = TASK_ROWS.next_multiple_of(group);
         let row_tasks = rows.div_ceil(task_rows).max(1);
-        // A few tasks per thread: enough to even out, few enough to fork.
-        let panel_tasks = (4 * pool::threads()).div_ceil(row_tasks);
+        let panel_tasks = (TASKS * pool::threads()).div_ceil(row_tasks);
         let products = task_rows.min(rows) * matrix.k * PANEL;
         let most_panels = (TASK_PRODUCTS / products.max(1)).max(1);
         Self {

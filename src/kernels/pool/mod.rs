@@ -3,7 +3,8 @@
 //! Rayon's entry from outside costs up to 86 µs, and a decode step has some
 //! sixty joins. Here the workers spin for a moment after a job, so that the
 //! next finds them awake, and park after that: an idle process burns nothing.
-//! Which thread runs which task is decided as they come, and never changes a
+//! Each thread begins with a share of its own of the tasks, which lie together
+//! as what they read does; who is done takes from the others. That never changes a
 //! result: tasks write disjoint parts and reduce nothing between them.
 
 use std::cell::Cell;
@@ -12,6 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
+
+use shares::Shares;
+
+mod shares;
 
 /// How long a worker looks for the next job before it parks.
 const SPIN: Duration = Duration::from_micros(60);
@@ -139,12 +144,12 @@ struct Worker {
 }
 
 /// What the caller and the workers share.
-#[derive(Default)]
 struct Shared {
     /// [`OPEN`], the number of the job, and how many workers are in it.
     state: AtomicUsize,
     job: Mutex<Option<Job>>,
-    next: AtomicUsize,
+    /// The tasks of the job that nobody has taken.
+    tasks: Shares,
     panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
 }
 
@@ -161,7 +166,6 @@ const EPOCH: usize = OPEN << 1;
 #[derive(Clone, Copy)]
 struct Job {
     task: *const (dyn Fn(usize) + Sync),
-    count: usize,
 }
 
 // SAFETY: the task is `Sync`, and `Pool::run` keeps it alive until no worker
@@ -170,14 +174,20 @@ unsafe impl Send for Job {}
 
 impl Pool {
     fn new(count: usize) -> Self {
-        let shared = Arc::new(Shared::default());
-        let workers = (0..count.min(MEMBERS))
+        let count = count.min(MEMBERS);
+        let shared = Arc::new(Shared {
+            state: AtomicUsize::default(),
+            job: Mutex::default(),
+            tasks: Shares::new(count + 1),
+            panic: Mutex::default(),
+        });
+        let workers = (1..=count)
             .filter_map(|i| {
                 let parked = Arc::new(AtomicBool::new(false));
                 let (theirs, shared) = (Arc::clone(&parked), Arc::clone(&shared));
                 let started = std::thread::Builder::new()
-                    .name(format!("gpt2-compute-{}", i + 1))
-                    .spawn(move || work(&shared, &theirs));
+                    .name(format!("gpt2-compute-{i}"))
+                    .spawn(move || work(&shared, &theirs, i));
                 match started {
                     Ok(handle) => Some(Worker {
                         thread: handle.thread().clone(),
@@ -209,8 +219,8 @@ impl Pool {
                 *const (dyn Fn(usize) + Sync + 'static),
             >(task)
         };
-        let job = Job { task, count };
-        shared.next.store(0, Ordering::Relaxed);
+        let job = Job { task };
+        shared.tasks.deal(count);
         *lock(&shared.job) = Some(job);
         // No member is left from the job before, so nothing else writes here.
         let epoch = shared.state.load(Ordering::Relaxed) & !(EPOCH - 1);
@@ -222,7 +232,7 @@ impl Pool {
                 worker.thread.unpark();
             }
         }
-        let done = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job)));
+        let done = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job, 0)));
         shared.close();
         if let Err(panic) = done {
             resume_unwind(panic);
@@ -234,16 +244,12 @@ impl Pool {
 }
 
 impl Shared {
-    /// Runs tasks until none is left.
-    fn take_tasks(&self, job: Job) {
+    /// Runs tasks until none is left, those of a thread's own share first.
+    fn take_tasks(&self, job: Job, thread: usize) {
         // SAFETY: the caller is a member of the job, or its owner.
         let task = unsafe { &*job.task };
         let _inside = Inside::enter();
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= job.count {
-                break;
-            }
+        while let Some(i) = self.tasks.take(thread) {
             task(i);
         }
     }
@@ -303,14 +309,14 @@ impl Drop for Inside {
 }
 
 /// A worker's life: it ends with the process.
-fn work(shared: &Shared, parked: &AtomicBool) {
+fn work(shared: &Shared, parked: &AtomicBool, thread: usize) {
     let mut last = 0;
     loop {
         let (epoch, job) = wait(shared, parked, last);
         last = epoch;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job, thread))) {
             // The rest of the job is not worth doing.
-            shared.next.store(job.count, Ordering::Relaxed);
+            shared.tasks.drop_all();
             *lock(&shared.panic) = Some(panic);
         }
         shared.state.fetch_sub(MEMBER, Ordering::Release);
@@ -347,81 +353,4 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicU64;
-
-    use super::*;
-
-    /// A pool of its own, so that the machine's processors don't matter.
-    fn sum_on(pool: &Pool, count: usize) -> u64 {
-        let total = AtomicU64::new(0);
-        pool.run(count, &|i| {
-            total.fetch_add(i as u64 + 1, Ordering::Relaxed);
-        });
-        total.into_inner()
-    }
-
-    #[test]
-    fn every_task_runs_once() {
-        for workers in 1..4 {
-            let pool = Pool::new(workers);
-            for count in 2..200u64 {
-                assert_eq!(sum_on(&pool, count as usize), count * (count + 1) / 2);
-            }
-            // After the workers have parked.
-            std::thread::sleep(4 * SPIN);
-            assert_eq!(sum_on(&pool, 100), 5050);
-        }
-    }
-
-    #[test]
-    fn callers_take_turns() {
-        let pool = Pool::new(2);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..200 {
-                        assert_eq!(sum_on(&pool, 50), 1275);
-                    }
-                });
-            }
-        });
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(3);
-        for _ in 0..20 {
-            let result = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(64, &|i| {
-                    if i == 40 {
-                        // Without the hook's message.
-                        resume_unwind(Box::new("on purpose"));
-                    }
-                });
-            }));
-            assert!(result.is_err());
-            assert_eq!(sum_on(&pool, 10), 55);
-        }
-    }
-
-    #[test]
-    fn tasks_within_tasks_run_in_place() {
-        let total = AtomicU64::new(0);
-        run(8, |_| {
-            run(8, |_| {
-                total.fetch_add(1, Ordering::Relaxed);
-            });
-        });
-        assert_eq!(total.into_inner(), 64);
-    }
-
-    #[test]
-    fn chunks_are_disjoint_and_cover_all() {
-        let mut values = vec![0usize; 103];
-        for_each_chunk(&mut values, 10, |i, chunk| {
-            chunk.iter_mut().for_each(|v| *v += i + 1)
-        });
-        assert!(values.iter().enumerate().all(|(at, &v)| v == at / 10 + 1));
-    }
-}
+mod tests;
