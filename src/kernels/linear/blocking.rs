@@ -3,6 +3,8 @@
 //!
 //! None of it changes a result: an output is always the same running sum.
 
+use std::ops::Range;
+
 use super::bf16::Bf16;
 use super::f32::F32;
 use super::format::{CHUNK, Format};
@@ -261,13 +263,16 @@ fn room(scratch: &mut Vec<u32>, words: usize) -> &mut [u32] {
 }
 
 fn pack_all<F: Tasks>(isa: Isa, plan: Plan<'_>, inputs: Inputs<'_>, out: &mut [u32]) {
-    let task_rows = if inputs.x.len() < PARALLEL_INPUTS {
+    let rows = if inputs.x.len() < PARALLEL_INPUTS {
         plan.rows
     } else {
-        plan.group
+        // Not by groups, of which there may be one.
+        plan.rows.div_ceil(TASKS * pool::threads())
     };
-    pool::for_each_chunk(out, task_rows * plan.row_words::<F>(), |i, out| {
-        F::pack_on(isa, plan, inputs, i * task_rows, out);
+    let out = SharedMut(out.as_mut_ptr());
+    pool::run(plan.rows.div_ceil(rows), |i| {
+        let last = plan.rows.min((i + 1) * rows);
+        F::pack_on(isa, plan, inputs, i * rows..last, out);
     });
 }
 
@@ -290,7 +295,13 @@ struct Task {
 /// The kernels of a format, compiled for each instruction set.
 trait Tasks: Format {
     fn group_size(isa: Isa) -> usize;
-    fn pack_on(isa: Isa, plan: Plan<'_>, inputs: Inputs<'_>, first: usize, out: &mut [u32]);
+    fn pack_on(
+        isa: Isa,
+        plan: Plan<'_>,
+        inputs: Inputs<'_>,
+        rows: Range<usize>,
+        out: SharedMut<u32>,
+    );
     fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: Out);
 }
 
@@ -304,11 +315,11 @@ macro_rules! tasks {
                 isa: Isa,
                 plan: Plan<'_>,
                 inputs: Inputs<'_>,
-                first: usize,
-                out: &mut [u32],
+                rows: Range<usize>,
+                out: SharedMut<u32>,
             ) {
                 dispatch!($extra, isa, pack[$format](
-                    plan: Plan<'_>, inputs: Inputs<'_>, first: usize, out: &mut [u32]
+                    plan: Plan<'_>, inputs: Inputs<'_>, rows: Range<usize>, out: SharedMut<u32>
                 ));
             }
             fn multiply_on(isa: Isa, plan: Plan<'_>, x: &[u32], task: Task, out: Out) {
@@ -331,54 +342,52 @@ unsafe fn group_size<V: Vector, F: Format>() -> usize {
     F::rows::<V>()
 }
 
-/// Lays out the inputs of rows from `first` on, a multiple of the group, as many
-/// as `out` has room for.
+/// Lays out the inputs of some rows.
 ///
 /// # Safety
-/// The set of `V` must be there.
+/// The set of `V` must be there; `out` must hold all rows' inputs, and no other
+/// thread may touch those of these rows.
 #[inline(always)]
 unsafe fn pack<V: Vector, F: Format>(
     plan: Plan<'_>,
     inputs: Inputs<'_>,
-    first: usize,
-    out: &mut [u32],
+    rows: Range<usize>,
+    out: SharedMut<u32>,
 ) {
     let (k, row_words) = (plan.matrix.k, plan.row_words::<F>());
-    let last = first + out.len() / row_words;
-    for (start, size) in plan.groups(first, last) {
-        let group = &mut out[(start - first) * row_words..][..size * row_words];
-        for r in 0..size {
-            let row = &inputs.x[(start + r) * k..][..k];
-            let first = &mut group[r * F::CHUNK_WORDS..];
-            // SAFETY: the caller's promise.
-            unsafe { pack_row::<V, F>(row, inputs.norm, first, size) };
+    for (start, size) in plan.groups(0, plan.rows) {
+        for row in rows.start.max(start)..rows.end.min(start + size) {
+            let x = &inputs.x[row * k..][..k];
+            let first = start * row_words + (row - start) * F::CHUNK_WORDS;
+            // SAFETY: passed on from the caller; a group's rows lie chunk by
+            // chunk, those of a row `size` chunks apart.
+            unsafe { pack_row::<V, F>(x, inputs.norm, (first, size * F::CHUNK_WORDS), out) };
         }
     }
 }
 
-/// Normalises a row's inputs and lays them out in every `size`-th chunk of
-/// `out`, those beyond the row as zeros.
+/// Normalises a row's inputs and lays them out in chunks from the word `first`
+/// on, `stride` words apart, those beyond the row as zeros.
 ///
 /// # Safety
-/// The set of `V` must be there.
+/// The set of `V` must be there, and the chunks in `out`; no other thread may
+/// touch them.
 #[inline(always)]
 unsafe fn pack_row<V: Vector, F: Format>(
     x: &[f32],
     norm: Option<Norm<'_>>,
-    out: &mut [u32],
-    size: usize,
+    (first, stride): (usize, usize),
+    out: SharedMut<u32>,
 ) {
     let norm = norm.map(|norm| (norm, norm.moments(x)));
-    let chunks = out.chunks_mut(size * F::CHUNK_WORDS);
-    for (i, (x, out)) in x.chunks(CHUNK).zip(chunks).enumerate() {
-        let out = &mut out[..F::CHUNK_WORDS];
+    for (i, x) in x.chunks(CHUNK).enumerate() {
         // SAFETY: the caller's promise.
         unsafe {
             let mut values = load_two::<V>(x);
             if let Some((norm, moments)) = norm {
                 values = norm.apply(moments, i * CHUNK, values);
             }
-            F::pack_chunk(values, out);
+            F::pack_chunk(values, out.slice(first + i * stride, F::CHUNK_WORDS));
         }
     }
 }
