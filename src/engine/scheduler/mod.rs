@@ -27,7 +27,7 @@ impl Chunks {
     /// For a processor.
     pub const CPU: Self = Self {
         alone: 256,
-        beside: 64,
+        beside: 128,
     };
     /// For a GPU, which fewer rows leave idle.
     pub const GPU: Self = Self {
