@@ -1,6 +1,7 @@
 //! A device that is open: its stream, its kernels, its memory.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{
@@ -97,14 +98,34 @@ impl Device {
     }
 
     /// The first `len` values of a buffer, when all that was asked is done.
-    pub(super) fn read(&self, from: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
-        if len == 0 {
-            return Ok(Vec::new());
+    pub(super) fn read<T: DeviceRepr + Clone + Default>(
+        &self,
+        from: &Buffer<T>,
+        len: usize,
+    ) -> Result<Vec<T>> {
+        self.read_ranges(from, std::slice::from_ref(&(0..len)))
+    }
+
+    /// The values of these ranges of a buffer, one after another, when all
+    /// that was asked is done.
+    pub(super) fn read_ranges<T: DeviceRepr + Clone + Default>(
+        &self,
+        from: &Buffer<T>,
+        ranges: &[Range<usize>],
+    ) -> Result<Vec<T>> {
+        let mut values = vec![T::default(); ranges.iter().map(Range::len).sum()];
+        if values.is_empty() {
+            return Ok(values);
         }
-        let mut values = vec![0.0; len];
-        let from = from.slice.slice(..len);
-        let copied = self.stream.memcpy_dtoh(&from, &mut values);
-        copied.during("a copy to the host")?;
+        let mut rest = &mut values[..];
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
+            let (to, others) = rest.split_at_mut(range.len());
+            let copied = self
+                .stream
+                .memcpy_dtoh(&from.slice.slice(range.clone()), to);
+            copied.during("a copy to the host")?;
+            rest = others;
+        }
         self.wait()?;
         Ok(values)
     }

@@ -3,6 +3,7 @@
 
 use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg};
 
+use super::sample::Sampling;
 use super::{Device, During, Format, Result};
 
 /// Rows up to which the kernel for few is taken: it reads the weights once for
@@ -80,6 +81,7 @@ pub(super) struct Kernels {
     linear: LinearKernels,
     write_cache: CudaFunction,
     attention: CudaFunction,
+    pub(super) sampling: Sampling,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Kernels {
             },
             write_cache: kernel("write_cache")?,
             attention: kernel("attention")?,
+            sampling: Sampling::new(device)?,
         })
     }
 

@@ -11,6 +11,7 @@ mod launch;
 mod limits;
 mod network;
 mod pass;
+mod sample;
 mod scratch;
 mod step;
 
@@ -18,7 +19,9 @@ use std::fmt;
 
 pub use device::Device;
 pub use network::{Block, Cache, Matrix, Network, Norm, Shape};
-pub use pass::{Pass, Rows};
+pub use pass::{Pass, Rows, Wanted};
+pub use sample::{Draw, Pick, Picked};
+pub use scratch::Outcome;
 
 /// Positions in a block of the cache; `kernels.cu` has the same number.
 pub const BLOCK: usize = 32;

@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use super::device::Buffer;
 use super::launch::Kernels;
+use super::sample::MOST_COLUMNS;
 use super::scratch::Scratch;
 use super::step::Step;
 use super::{BLOCK, CudaError, Device, Format, Result};
@@ -45,6 +46,13 @@ impl Shape {
         let dim = self.n_embd / self.n_head;
         if dim > MOST_HEAD {
             let message = format!("heads of {dim} numbers; the kernels hold {MOST_HEAD} at most");
+            return Err(CudaError::Unsupported(message));
+        }
+        if self.vocab_size > MOST_COLUMNS {
+            let message = format!(
+                "a vocabulary of {}; the kernels add up {MOST_COLUMNS} at most",
+                self.vocab_size
+            );
             return Err(CudaError::Unsupported(message));
         }
         Ok(())

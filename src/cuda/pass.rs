@@ -1,13 +1,14 @@
 //! One forward pass: the new tokens of several sequences, a row for each.
 
-use super::launch::{HeadsArgument, LinearArgument, RowsArgument, Then};
+use super::launch::{HeadsArgument, LinearArgument, Then};
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
-use super::scratch::{Room, Scratch};
+use super::sample::{self, Pick};
+use super::scratch::{Inputs, Layout, Outcome, Places, Room, Scratch};
 use super::{BLOCK, CudaError, Result};
 use crate::kernels::pool;
 
 /// What a pass computes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Rows<'a> {
     /// `[rows]`
     pub tokens: &'a [u32],
@@ -55,6 +56,27 @@ impl Rows<'_> {
     }
 }
 
+/// The rows that get logits, and what is wanted of each.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// Which rows, `[wanted]`.
+    pub rows: &'a [u32],
+    /// `[wanted]`
+    pub picks: &'a [Pick],
+}
+
+impl Wanted<'_> {
+    /// Whatever the kernels would follow out of bounds, among `rows` rows.
+    pub(super) fn check(&self, shape: &Shape, rows: usize) -> Result<()> {
+        let inside = self.rows.iter().all(|&row| (row as usize) < rows);
+        if !inside || self.rows.len() != self.picks.len() {
+            let message = "logits of rows that the batch doesn't have";
+            return Err(CudaError::Unsupported(message.to_owned()));
+        }
+        sample::check(self.picks, shape.vocab_size)
+    }
+}
+
 /// Rows that one pass takes; a grid has so many blocks in its second
 /// dimension, each of 16 rows at least.
 const MOST_ROWS: usize = 1 << 20;
@@ -66,37 +88,39 @@ pub struct Pass<'a> {
     pub(super) scratch: Scratch,
     /// Rows that are computed.
     pub(super) rows: usize,
-    pub(super) argument: RowsArgument,
-    /// Where it says which rows get logits, and how many do.
-    pub(super) index: (u64, usize),
+    pub(super) places: Places,
+    /// What is wanted of the rows that get logits.
+    pub(super) picks: Vec<Pick>,
 }
 
 impl Network {
-    /// Begins a pass of which the rows of `index` get logits: the embedding.
+    /// Begins a pass: the embedding.
     ///
     /// # Errors
-    /// [`CudaError`]: rows that the cache has no blocks for, or what the
-    /// driver says.
-    pub fn begin(&self, rows: Rows<'_>, cache: &Cache, index: &[u32]) -> Result<Pass<'_>> {
+    /// [`CudaError`]: rows that the cache has no blocks for, logits of rows or
+    /// choices among columns that aren't there, or what the driver says.
+    pub fn begin(&self, rows: Rows<'_>, cache: &Cache, wanted: Wanted<'_>) -> Result<Pass<'_>> {
         rows.check(&self.shape, cache)?;
         let count = rows.tokens.len();
-        if !index.iter().all(|&row| (row as usize) < count) {
-            let message = "logits of rows that the batch doesn't have";
-            return Err(CudaError::Unsupported(message.to_owned()));
-        }
+        wanted.check(&self.shape, count)?;
         let stride = rows.tables.iter().map(|t| t.len()).max().unwrap_or(0);
         let mut scratch = self.scratch(Room {
             rows: count,
             tables: stride * rows.tables.len(),
-            logit_rows: index.len(),
+            logit_rows: wanted.rows.len(),
         })?;
-        let (argument, place) = scratch.write(self, rows, index, (count, stride))?;
+        let layout = Layout {
+            rows: count,
+            wanted: wanted.rows.len(),
+            stride,
+        };
+        let places = scratch.write(self, Inputs { rows, wanted }, layout)?;
         let pass = Pass {
             network: self,
             scratch,
             rows: count,
-            argument,
-            index: (place, index.len()),
+            places,
+            picks: wanted.picks.to_vec(),
         };
         pass.embed()?;
         Ok(pass)
@@ -118,7 +142,8 @@ impl Pass<'_> {
         for i in 0..self.network.blocks.len() {
             self.block(i, cache)?;
         }
-        self.head()
+        self.head()?;
+        self.sample()
     }
 
     /// x = wte(tokens) + wpe(positions).
@@ -126,7 +151,7 @@ impl Pass<'_> {
         let Network { wte, wpe, .. } = self.network;
         let pointers = (self.scratch.x.pointer, wte.values.pointer, wpe.pointer);
         let widths = (self.network.shape.n_embd as i32, wte.padded_k as i32);
-        let rows = (self.argument, self.rows);
+        let rows = (self.places.argument, self.rows);
         self.network.kernels.embed(pointers, rows, widths)
     }
 
@@ -156,7 +181,7 @@ impl Pass<'_> {
             scale: shape.scales[i],
         };
         let (stride, width) = (3 * shape.n_embd as i32, padded(shape.n_embd) as i32);
-        let rows = (self.argument, self.rows);
+        let rows = (self.places.argument, self.rows);
 
         self.norm(&block.ln_1, normed.pointer)?;
         self.linear(normed.pointer, &block.c_attn, Then::Store, qkv.pointer)?;
@@ -179,33 +204,43 @@ impl Pass<'_> {
         self.network.device.read(&self.scratch.x, len)
     }
 
-    /// Ends the pass: the logits of the rows that were to get some,
-    /// `[index, vocab_size]`.
+    /// Ends the pass: logits and choices.
     ///
     /// # Errors
     /// [`CudaError::Driver`].
-    pub fn logits(self) -> Result<Vec<f32>> {
-        let Self { network, index, .. } = self;
+    pub fn finish(self) -> Result<Outcome> {
         self.head()?;
-        let len = index.1 * network.shape.vocab_size;
-        let values = network.device.read(&self.scratch.logits, len)?;
+        if !self.picks.iter().all(|pick| pick.is_whole()) {
+            self.sample()?;
+        }
+        let Self { network, .. } = self;
+        let outcome = self.scratch.outcome(network, &self.picks)?;
         *pool::lock(&network.scratch) = Some(self.scratch);
-        Ok(values)
+        Ok(outcome)
     }
 
     /// logits = head(ln_f(x)) of some rows.
     fn head(&self) -> Result<()> {
-        let (index, rows) = self.index;
+        let rows = self.picks.len();
         if rows == 0 {
             return Ok(());
         }
         let Scratch {
             x, normed, logits, ..
         } = &self.scratch;
-        let pointers = (normed.pointer, x.pointer, index);
+        let pointers = (normed.pointer, x.pointer, self.places.index);
         self.norm_of(&self.network.ln_f, pointers, rows)?;
         let head = self.network.lm_head.as_ref().unwrap_or(&self.network.wte);
         self.linear_of(normed.pointer, head, Then::Logits, (logits.pointer, rows))
+    }
+
+    /// The choices, from the logits.
+    fn sample(&self) -> Result<()> {
+        let Scratch { logits, picked, .. } = &self.scratch;
+        let pointers = (picked.pointer, logits.pointer, self.places.picks);
+        let Network { kernels, shape, .. } = self.network;
+        let rows = self.picks.len();
+        kernels.sampling.launch(pointers, rows, shape.vocab_size)
     }
 
     fn norm(&self, norm: &Norm, y: u64) -> Result<()> {

@@ -4,7 +4,8 @@ use super::Result;
 use super::device::Buffer;
 use super::launch::RowsArgument;
 use super::network::{Network, padded};
-use super::pass::Rows;
+use super::pass::{Rows, Wanted};
+use super::sample::{Pick, Picked};
 
 /// How much a pass needs.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +39,9 @@ impl Room {
 #[derive(Debug)]
 pub(super) struct Scratch {
     pub(super) room: Room,
-    /// Tokens, positions, sequences, logit rows and tables, one after another,
-    /// so that one copy brings them.
-    rows: Buffer<u32>,
+    /// Picks, tokens, positions, sequences, logit rows and tables, one after
+    /// another, so that one copy brings them.
+    inputs: Buffer<u32>,
     /// The residual stream, `[rows, n_embd]`.
     pub(super) x: Buffer<f32>,
     /// Normed rows, and what attention gives: `[rows, padded n_embd]`.
@@ -52,6 +53,44 @@ pub(super) struct Scratch {
     pub(super) inner: Buffer<u8>,
     /// `[logit_rows, vocab_size]`
     pub(super) logits: Buffer<f32>,
+    /// What was chosen: `[logit_rows]` times [`Picked`].
+    pub(super) picked: Buffer<u32>,
+}
+
+/// What is computed in a pass, and for what.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Inputs<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) wanted: Wanted<'a>,
+}
+
+/// For how many rows inputs are laid out, so many or more than they have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    pub(super) rows: usize,
+    /// Rows that get logits.
+    pub(super) wanted: usize,
+    /// Entries of each block table.
+    pub(super) stride: usize,
+}
+
+/// Where the inputs are on the device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    pub(super) argument: RowsArgument,
+    /// Which rows get logits.
+    pub(super) index: u64,
+    pub(super) picks: u64,
+}
+
+/// What a pass gives for the rows that get logits.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The rows that are wanted whole, `[whole, vocab_size]`.
+    pub logits: Vec<f32>,
+    /// The choices of the others: for each row that gets logits one, or none
+    /// where it is wanted whole.
+    pub picked: Vec<Option<Picked>>,
 }
 
 impl Scratch {
@@ -66,7 +105,7 @@ impl Scratch {
         } = room;
         Ok(Self {
             room,
-            rows: device.zeros(3 * rows + logit_rows + tables)?,
+            inputs: device.zeros(logit_rows * (Pick::WORDS + 1) + 3 * rows + tables)?,
             x: device.zeros(rows * shape.n_embd)?,
             // The head takes its rows through this, too.
             normed: device.zeros(rows.max(logit_rows) * normed)?,
@@ -74,41 +113,80 @@ impl Scratch {
             qkv: device.zeros(rows * 3 * shape.n_embd * bytes)?,
             inner: device.zeros(rows * padded(shape.n_inner) * bytes)?,
             logits: device.zeros(logit_rows * shape.vocab_size)?,
+            picked: device.zeros(logit_rows * Picked::WORDS)?,
         })
     }
 
-    /// Brings the rows and which of them get logits, filled up with rows that
-    /// are none, to `count` rows; where they are then.
+    /// Brings the inputs, filled up with rows that are none; where they are
+    /// then.
     pub(super) fn write(
         &mut self,
         network: &Network,
-        rows: Rows<'_>,
-        index: &[u32],
-        (count, stride): (usize, usize),
-    ) -> Result<(RowsArgument, u64)> {
-        let mut all = Vec::with_capacity(self.rows.len());
-        let filled = |all: &mut Vec<u32>, values: &[u32], filler: u32| {
+        Inputs { rows, wanted }: Inputs<'_>,
+        layout: Layout,
+    ) -> Result<Places> {
+        let Layout { stride, .. } = layout;
+        let mut all = Vec::with_capacity(self.inputs.len());
+        // First, so that they lie at a multiple of their size.
+        all.extend(wanted.picks.iter().flat_map(|pick| pick.words()));
+        let first = layout.wanted * Pick::WORDS;
+        all.resize(first, 0);
+        let mut filled = |values: &[u32], filler: u32, len: usize| {
+            let start = all.len();
             all.extend_from_slice(values);
-            all.resize(all.len() + count - values.len(), filler);
+            all.resize(start + len, filler);
         };
-        filled(&mut all, rows.tokens, 0);
+        filled(rows.tokens, 0, layout.rows);
         // -1, as the kernels see it.
-        filled(&mut all, rows.positions, u32::MAX);
-        filled(&mut all, rows.sequences, 0);
-        all.extend_from_slice(index);
+        filled(rows.positions, u32::MAX, layout.rows);
+        filled(rows.sequences, 0, layout.rows);
+        filled(wanted.rows, 0, layout.wanted);
         for table in rows.tables {
             all.extend_from_slice(table);
             all.resize(all.len() + stride - table.len(), 0);
         }
-        network.device.write(&all, &mut self.rows)?;
-        let at = |values: usize| self.rows.pointer + (values * size_of::<u32>()) as u64;
+        network.device.write(&all, &mut self.inputs)?;
+        let at = |values: usize| self.inputs.pointer + (values * size_of::<u32>()) as u64;
         let argument = RowsArgument {
-            tokens: at(0),
-            positions: at(count),
-            sequences: at(2 * count),
-            tables: at(3 * count + index.len()),
+            tokens: at(first),
+            positions: at(first + layout.rows),
+            sequences: at(first + 2 * layout.rows),
+            tables: at(first + 3 * layout.rows + layout.wanted),
             stride: stride as i32,
         };
-        Ok((argument, at(3 * count)))
+        Ok(Places {
+            argument,
+            index: at(first + 3 * layout.rows),
+            picks: at(0),
+        })
+    }
+
+    /// Brings what was computed to the host: the rows that are wanted whole,
+    /// and of the others only what was chosen.
+    pub(super) fn outcome(&self, network: &Network, picks: &[Pick]) -> Result<Outcome> {
+        let Network { device, shape, .. } = network;
+        let whole: Vec<usize> = (0..picks.len()).filter(|&i| picks[i].is_whole()).collect();
+        // Neighbours come in one copy.
+        let runs = whole.chunk_by(|before, after| before + 1 == *after);
+        let ranges = runs.map(|run| {
+            let start = run[0] * shape.vocab_size;
+            start..start + run.len() * shape.vocab_size
+        });
+        let ranges: Vec<_> = ranges.collect();
+        let chosen = match whole.len() < picks.len() {
+            true => picks.len() * Picked::WORDS,
+            false => 0,
+        };
+        let words = device.read(&self.picked, chosen)?;
+        let (words, _) = words.as_chunks();
+        let mut words = words.iter().copied().map(Picked::from_words);
+        let picked = picks.iter().map(|pick| {
+            let picked = words.next();
+            picked.filter(|_| !pick.is_whole())
+        });
+        Ok(Outcome {
+            picked: picked.collect(),
+            logits: device.read_ranges(&self.logits, &ranges)?,
+        })
     }
 }

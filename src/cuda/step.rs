@@ -5,8 +5,9 @@ use std::fmt;
 use cudarc::driver::{CudaGraph, sys};
 
 use super::network::{Cache, Network};
-use super::pass::{Pass, Rows};
-use super::scratch::{Room, Scratch};
+use super::pass::{Pass, Rows, Wanted};
+use super::sample::Pick;
+use super::scratch::{Inputs, Layout, Outcome, Room, Scratch};
 use super::{BLOCK, CudaError, During, Result};
 use crate::kernels::pool;
 
@@ -29,19 +30,22 @@ impl fmt::Debug for Step {
 }
 
 impl Network {
-    /// The next token of each of several sequences, a row for each: their
-    /// logits, `[rows, vocab_size]`. What is launched is recorded once for
-    /// each power of two and then repeated, so that the processor has little
-    /// to do; the bits are those of a [`Pass`].
+    /// The next token of each of several sequences: a row for each, of which
+    /// each is wanted. What is launched is recorded once for each power of two
+    /// and then repeated, so that the processor has little to do; the bits are
+    /// those of a [`Pass`].
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub fn decode(&self, rows: Rows<'_>, cache: &mut Cache) -> Result<Vec<f32>> {
+    pub fn decode(&self, rows: Rows<'_>, cache: &mut Cache, wanted: Wanted<'_>) -> Result<Outcome> {
         rows.check(&self.shape, cache)?;
         let count = rows.tokens.len();
+        wanted.check(&self.shape, count)?;
+        if wanted.rows.len() != count {
+            let message = "a step of which not every row is wanted";
+            return Err(CudaError::Unsupported(message.to_owned()));
+        }
         let bucket = count.next_power_of_two();
-        let stride = self.shape.n_positions.div_ceil(BLOCK);
-        let index: Vec<u32> = (0..bucket as u32).collect();
         let mut steps = pool::lock(&self.steps);
         let key = (bucket, cache.number);
         let mut step = match steps.remove(&key) {
@@ -49,34 +53,34 @@ impl Network {
             None => self.record(bucket, cache)?,
         };
         let scratch = &mut step.scratch;
-        scratch.write(self, rows, &index, (bucket, stride))?;
+        scratch.write(self, Inputs { rows, wanted }, self.layout(bucket))?;
         step.graph.launch().during("a recorded step")?;
-        let values = self
-            .device
-            .read(&scratch.logits, count * self.shape.vocab_size)?;
+        let outcome = scratch.outcome(self, wanted.picks)?;
         steps.insert(key, step);
-        Ok(values)
+        Ok(outcome)
+    }
+
+    /// Every row of a step gets logits, and has room for a whole context.
+    fn layout(&self, rows: usize) -> Layout {
+        Layout {
+            rows,
+            wanted: rows,
+            stride: self.shape.n_positions.div_ceil(BLOCK),
+        }
     }
 
     /// Records the launches of a step of so many rows.
     fn record(&self, bucket: usize, cache: &mut Cache) -> Result<Step> {
-        let stride = self.shape.n_positions.div_ceil(BLOCK);
+        let layout = self.layout(bucket);
         let mut scratch = Scratch::new(
             self,
             Room {
                 rows: bucket,
-                tables: bucket * stride,
+                tables: bucket * layout.stride,
                 logit_rows: bucket,
             },
         )?;
-        let none = Rows {
-            tokens: &[],
-            positions: &[],
-            sequences: &[],
-            tables: &[],
-        };
-        let index = vec![0; bucket];
-        let (argument, place) = scratch.write(self, none, &index, (bucket, stride))?;
+        let places = scratch.write(self, Inputs::default(), layout)?;
         let stream = &self.device.stream;
         self.device.wait()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -85,8 +89,8 @@ impl Network {
             network: self,
             scratch,
             rows: bucket,
-            argument,
-            index: (place, bucket),
+            places,
+            picks: vec![Pick::WHOLE_ROW; bucket],
         };
         let launched = pass.launch_all(cache);
         // The recording ends whatever came of it.

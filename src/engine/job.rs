@@ -15,6 +15,7 @@ use super::score::TokenScore;
 use super::sequence::Sequence;
 use super::speculation::LONGEST;
 use crate::metrics::Metrics;
+use crate::model::{Row, Wish};
 
 /// Events that may wait for the reader of one request.
 pub const EVENTS: usize = 256;
@@ -130,14 +131,22 @@ impl Job {
         }
     }
 
-    /// Takes the logits of its span and tells its reader what follows.
-    pub fn advance(&mut self, logits: &mut [&mut [f32]]) {
+    /// What it wants of the last `rows` rows of its span.
+    pub fn wishes(&mut self, rows: usize) -> Vec<Wish> {
         match &mut self.task {
-            Task::Generate(generation) if !logits.is_empty() => {
-                generation.advance(logits, self.submitted, &self.metrics);
+            Task::Generate(generation) => generation.sequence.wishes(rows),
+            Task::Score(_) | Task::Inspect(_) => vec![Wish::Logits; rows],
+        }
+    }
+
+    /// Takes what the rows of its span give and tells its reader what follows.
+    pub fn advance(&mut self, rows: &mut [Row<'_>]) {
+        match &mut self.task {
+            Task::Generate(generation) if !rows.is_empty() => {
+                generation.advance(rows, self.submitted, &self.metrics);
             }
             Task::Generate(_) | Task::Inspect(_) => {}
-            Task::Score(scoring) => scoring.advance(logits),
+            Task::Score(scoring) => scoring.advance(rows),
         }
     }
 
@@ -265,10 +274,10 @@ impl Generation {
         now - *self.stalled.get_or_insert(now)
     }
 
-    fn advance(&mut self, logits: &mut [&mut [f32]], submitted: Instant, metrics: &Metrics) {
+    fn advance(&mut self, rows: &mut [Row<'_>], submitted: Instant, metrics: &Metrics) {
         let now = Instant::now();
         let (events, sent) = (&self.events, &mut self.sent);
-        self.sequence.advance(logits, |token, finished| {
+        self.sequence.advance(rows, |token, finished| {
             match sent.replace(now) {
                 None => metrics.first_token(now - submitted),
                 Some(before) => metrics.next_token(now - before),
@@ -282,9 +291,11 @@ impl Generation {
 }
 
 impl Scoring {
-    fn advance(&mut self, logits: &mut [&mut [f32]]) {
+    fn advance(&mut self, rows: &[Row<'_>]) {
         // The logits at a position are about the token after it.
         let next = &self.ids[self.scores.len()..];
+        // It wants no tokens, so each row has logits.
+        let logits = rows.iter().filter_map(Row::logits);
         let scored = next
             .iter()
             .zip(logits)

@@ -1,5 +1,7 @@
 //! What a request may ask of the sampler, checked once.
 
+use crate::model::Filters;
+
 /// A parameter out of its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{param}`: {message}")]
@@ -105,16 +107,6 @@ pub(super) enum Choice {
     Sample { filters: Filters, seed: Option<u64> },
 }
 
-/// The filters, in the order in which they apply.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Filters {
-    pub(super) temperature: f32,
-    /// 0 keeps all.
-    pub(super) top_k: usize,
-    pub(super) top_p: f32,
-    pub(super) min_p: f32,
-}
-
 /// `k` of top-k where it isn't given.
 const DEFAULT_K: u64 = 50;
 
@@ -189,6 +181,18 @@ impl SamplingParams {
             stop_token_ids: options.stop_token_ids,
             logprobs: logprobs(options.logprobs)?,
         })
+    }
+}
+
+impl SamplingParams {
+    /// Whether neither bias nor penalties change logits once so many tokens
+    /// are generated.
+    pub(super) fn leaves_logits(&self, generated: usize) -> bool {
+        self.logit_bias.is_empty()
+            && generated >= self.min_tokens
+            && self.repetition_penalty == 1.0
+            && self.presence_penalty == 0.0
+            && self.frequency_penalty == 0.0
     }
 }
 

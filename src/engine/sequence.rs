@@ -5,6 +5,7 @@ use super::params::SamplingParams;
 use super::sampling::Sampler;
 use super::speculation::{Drafter, Speculation};
 use super::stream::{Pushed, TextStream};
+use crate::model::{Row, Wish};
 use crate::tokenizer::Tokenizer;
 
 /// What a sequence needs to know of the model.
@@ -114,23 +115,28 @@ impl Sequence {
         &self.draft
     }
 
-    /// Takes the logits of a forward pass, row by row as long as the guesses
-    /// are right, and tells of each token that is certain now. False from
-    /// `emit` ends it.
+    /// What it wants of the next `rows` rows.
+    pub fn wishes(&mut self, rows: usize) -> Vec<Wish> {
+        self.sampler.wishes(rows)
+    }
+
+    /// Takes what a forward pass gives, row by row as long as the guesses are
+    /// right, and tells of each token that is certain now. False from `emit`
+    /// ends it.
     pub fn advance(
         &mut self,
-        logits: &mut [&mut [f32]],
+        rows: &mut [Row<'_>],
         mut emit: impl FnMut(Token, Option<Finished>) -> bool,
     ) {
         let mut right = 0;
-        for (row, logits) in logits.iter_mut().enumerate() {
-            let (token, finished) = self.choose(logits);
+        for (place, row) in rows.iter_mut().enumerate() {
+            let (token, finished) = self.choose(row);
             let (id, over) = (token.token_id, finished.is_some());
             if !emit(token, finished) || over {
                 self.over = true;
                 return;
             }
-            if self.draft.get(row) != Some(&id) {
+            if self.draft.get(place) != Some(&id) {
                 break;
             }
             right += 1;
@@ -141,9 +147,9 @@ impl Sequence {
         self.draft.clear();
     }
 
-    /// Chooses the next token from its logits and tells what happened.
-    fn choose(&mut self, logits: &mut [f32]) -> (Token, Option<Finished>) {
-        let chosen = self.sampler.choose(logits, &self.ends);
+    /// Takes the next token and tells what happened.
+    fn choose(&mut self, row: &mut Row<'_>) -> (Token, Option<Finished>) {
+        let chosen = self.sampler.take(row, &self.ends);
         self.tokens.push(chosen.id);
         let index = self.sampler.generated() - 1;
         let (text, reason) = self.text_of(chosen.id);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::blocks::{Blocks, Lease};
 use super::kv_cache::KvCache;
-use super::workspace::Values;
+use super::pick::Wish;
 use super::{Config, ModelError};
 
 /// Which rows of a span get logits.
@@ -27,6 +27,12 @@ pub struct Batch {
     pub(super) spans: Vec<Span>,
     /// Rows that get logits, in the order of the batch.
     pub(super) logit_rows: Vec<u32>,
+    /// What is wanted of each of these.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(dead_code, reason = "processors give logits")
+    )]
+    pub(super) wishes: Vec<Wish>,
 }
 
 /// The new tokens of one sequence.
@@ -58,6 +64,25 @@ impl Batch {
         lease: &Lease,
         logits: LogitRows,
     ) -> Result<(), ModelError> {
+        let wanted = match logits {
+            LogitRows::None => 0,
+            LogitRows::Last => 1,
+            LogitRows::All => tokens.len(),
+        };
+        self.push_wishes(tokens, lease, &vec![Wish::Logits; wanted])
+    }
+
+    /// Adds the next `tokens` of the sequence that `lease` belongs to, of
+    /// which as many of the last get logits as there are `wishes`.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), and if there are more wishes than tokens.
+    pub fn push_wishes(
+        &mut self,
+        tokens: &[u32],
+        lease: &Lease,
+        wishes: &[Wish],
+    ) -> Result<(), ModelError> {
         let past = lease.len();
         if tokens.is_empty() {
             return Err(ModelError::Batch("a span without tokens".to_owned()));
@@ -69,6 +94,9 @@ impl Batch {
                 lease.capacity()
             )));
         }
+        let Some(unwanted) = tokens.len().checked_sub(wishes.len()) else {
+            return Err(ModelError::Batch("more wishes than tokens".to_owned()));
+        };
         let same = |span: &Span| span.lease == lease.number() && span.owner.same(lease.owner());
         if self.spans.iter().any(same) {
             return Err(ModelError::Batch("one sequence twice".to_owned()));
@@ -78,11 +106,9 @@ impl Batch {
         self.tokens.extend_from_slice(tokens);
         self.positions
             .extend((past..past + tokens.len()).map(|p| p as u32));
-        match logits {
-            LogitRows::None => {}
-            LogitRows::Last => self.logit_rows.push(rows.end as u32 - 1),
-            LogitRows::All => self.logit_rows.extend(rows.clone().map(|r| r as u32)),
-        }
+        let wanted = rows.start + unwanted..rows.end;
+        self.logit_rows.extend(wanted.map(|row| row as u32));
+        self.wishes.extend_from_slice(wishes);
         self.spans.push(Span {
             rows,
             past,
@@ -148,55 +174,5 @@ impl Batch {
     /// Whether nothing was pushed.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
-    }
-}
-
-/// Logits of the rows that asked for them, `[rows, vocab_size]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Logits {
-    pub(super) values: Values,
-    pub(super) vocab_size: usize,
-}
-
-impl Logits {
-    /// Logits `[rows, vocab_size]`.
-    ///
-    /// # Errors
-    /// [`ModelError::Batch`] if these are no whole rows.
-    pub fn new(values: Vec<f32>, vocab_size: usize) -> Result<Self, ModelError> {
-        if vocab_size == 0 || !values.len().is_multiple_of(vocab_size) {
-            let len = values.len();
-            return Err(ModelError::Batch(format!(
-                "{len} logits are no rows of {vocab_size}"
-            )));
-        }
-        let values = values.into();
-        Ok(Self { values, vocab_size })
-    }
-
-    /// Number of rows, in the order of the batch.
-    pub fn rows(&self) -> usize {
-        self.values.len() / self.vocab_size
-    }
-
-    /// The logits of one row, `[vocab_size]`.
-    ///
-    /// # Panics
-    /// If `row` is not below [`rows`](Self::rows).
-    pub fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.vocab_size..][..self.vocab_size]
-    }
-
-    /// The same, for a sampler to work in.
-    ///
-    /// # Panics
-    /// If `row` is not below [`rows`](Self::rows).
-    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.values[row * self.vocab_size..][..self.vocab_size]
-    }
-
-    /// All rows, each for a sampler of its own to work in.
-    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
-        self.values.chunks_mut(self.vocab_size)
     }
 }

@@ -1,15 +1,18 @@
 //! GPT-2 on an NVIDIA GPU: the same weights, batches and caches as
 //! [`Gpt2`]'s, which is the oracle; the arithmetic is in [`cuda`](crate::cuda).
 
-use super::batch::{Batch, Logits};
+use super::batch::Batch;
 use super::config::{Activation, Config};
 use super::files::ModelFiles;
 use super::gpt2::{Gpt2, NoRecorder, Recorder};
 use super::kv_cache::{CacheFormat, KvCache};
+use super::logits::Logits;
 use super::ops::with_values;
+use super::pick::{Draw, Pick, Picked, Wish};
 use super::weights::{NormWeights, PackedLinear, Weights};
 use super::{Dtype, LoadOptions, ModelError};
-use crate::cuda::{Block, Cache, Device, Format, Matrix, Network, Norm, Rows, Shape};
+use crate::cuda::{self, Block, Cache, Device, Format, Matrix, Network, Norm};
+use crate::cuda::{Outcome, Rows, Shape, Wanted};
 use crate::kernels::linear::unpack_column;
 use candle_core::Tensor;
 
@@ -117,7 +120,8 @@ impl CudaGpt2 {
         Ok(self.network.device().name()?)
     }
 
-    /// As [`Gpt2::forward`].
+    /// As [`Gpt2::forward`]; rows of which a token is wanted get that, and
+    /// their logits stay on the device.
     ///
     /// # Errors
     /// As [`Gpt2::forward`], and [`ModelError::Cuda`].
@@ -148,12 +152,17 @@ impl CudaGpt2 {
             sequences: &sequences,
             tables: &tables,
         };
-        let cache = cache.device()?;
         let vocab_size = self.config.vocab_size;
+        let picks: Vec<_> = batch.wishes.iter().map(|w| pick(w, vocab_size)).collect();
+        let wanted = Wanted {
+            rows: &batch.logit_rows,
+            picks: &picks,
+        };
+        let cache = cache.device()?;
         if !R::RECORDS && batch.is_a_step() && batch.len() <= MOST_RECORDED {
-            return Logits::new(self.network.decode(rows, cache)?, vocab_size);
+            return self.outcome(self.network.decode(rows, cache, wanted)?);
         }
-        let mut pass = self.network.begin(rows, cache, &batch.logit_rows)?;
+        let mut pass = self.network.begin(rows, cache, wanted)?;
         for layer in 0..=self.config.n_layer {
             if layer > 0 {
                 pass.block(layer - 1, cache)?;
@@ -164,8 +173,55 @@ impl CudaGpt2 {
                 recorder.hidden(layer, &x)?;
             }
         }
-        Logits::new(pass.logits()?, vocab_size)
+        self.outcome(pass.finish()?)
     }
+
+    /// The tokens that `wishes` choose of rows of logits `[wishes, vocab]`, on
+    /// an open GPU; for one that wants the logits it means nothing.
+    ///
+    /// # Errors
+    /// [`ModelError::Cuda`]: rows that are not whole, or what the driver says.
+    pub fn pick(
+        device: &Device,
+        logits: &[f32],
+        wishes: &[Wish],
+    ) -> Result<Vec<Picked>, ModelError> {
+        let vocab_size = logits.len() / wishes.len().max(1);
+        let picks: Vec<_> = wishes.iter().map(|w| pick(w, vocab_size)).collect();
+        Ok(device
+            .pick(logits, &picks)?
+            .into_iter()
+            .map(picked)
+            .collect())
+    }
+
+    fn outcome(&self, outcome: Outcome) -> Result<Logits, ModelError> {
+        let tokens = outcome.picked.into_iter().map(|p| p.map(picked));
+        Logits::with_tokens(outcome.logits, self.config.vocab_size, tokens.collect())
+    }
+}
+
+fn pick(wish: &Wish, vocab_size: usize) -> cuda::Pick {
+    let Wish::Pick(Pick { columns, draw }) = *wish else {
+        return cuda::Pick::WHOLE_ROW;
+    };
+    let columns = columns.min(vocab_size);
+    let Some(Draw { filters, u }) = draw else {
+        return cuda::Pick::greedy(columns);
+    };
+    let draw = cuda::Draw {
+        temperature: filters.temperature,
+        top_k: filters.top_k,
+        top_p: filters.top_p,
+        min_p: filters.min_p,
+        u,
+    };
+    cuda::Pick::draw(columns, draw)
+}
+
+fn picked(picked: cuda::Picked) -> Picked {
+    let cuda::Picked { id, logprob } = picked;
+    Picked { id, logprob }
 }
 
 /// The device's own cache.

@@ -5,13 +5,14 @@
 
 use candle_core::{Device, Tensor};
 
-use super::batch::{Batch, Logits};
+use super::batch::Batch;
 use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::files::ModelFiles;
 use super::inspection::Inspection;
 use super::kv_cache::{KvCache, LayerCache};
 use super::loader;
+use super::logits::Logits;
 use super::ops::{self, AttentionView, Linear, Mlp, Then};
 use super::weights::Weights;
 use super::workspace::{Activations, Workspace};
@@ -291,6 +292,6 @@ impl Gpt2 {
         };
         let mut values = self.workspace.values(x.dim(0)? * vocab_size);
         ops::linear_values(x, head, &mut values)?;
-        Ok(Logits { values, vocab_size })
+        Ok(Logits::of(values, vocab_size))
     }
 }

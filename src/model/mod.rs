@@ -16,12 +16,14 @@ mod gpt2;
 mod inspection;
 mod kv_cache;
 mod loader;
+mod logits;
 mod ops;
+mod pick;
 mod transformer;
 mod weights;
 mod workspace;
 
-pub use batch::{Batch, LogitRows, Logits};
+pub use batch::{Batch, LogitRows};
 pub use blocks::{BlockCounts, Blocks, Lease};
 pub use config::{Activation, Config};
 #[cfg(feature = "cuda")]
@@ -32,7 +34,9 @@ pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};
 pub use gpt2::{Gpt2, NoRecorder, Recorder};
 pub use inspection::{Inspection, Inspector, Norms, View};
 pub use kv_cache::{CacheFormat, KvCache};
+pub use logits::{Logits, Row};
 pub use ops::AttentionView;
+pub use pick::{Draw, Filters, Pick, Picked, Wish};
 pub use transformer::Transformer;
 
 use std::str::FromStr;

@@ -166,6 +166,7 @@ std::map<std::string, Binder> &kernels = *new std::map<std::string, Binder>{
     {"multiply_add_f16", binder(+[](float *, int) {})},
     ENTRIES(f32),           ENTRIES(bf16),          ENTRIES(f16),           ENTRY(linear_plain_f32),
     ENTRY(linear_few_bf16), ENTRY(linear_few_f16),  ENTRY(linear_many_bf16), ENTRY(linear_many_f16),
+    ENTRY(sample),
 };
 
 std::mutex &mutex = *new std::mutex;

@@ -65,10 +65,28 @@ template <class V> V from_lane(V v, int lane) {
     return theirs;
 }
 
-inline float __shfl_xor_sync(unsigned, float v, int mask) {
+template <class V> V __shfl_xor_sync(unsigned, V v, int mask) {
     return from_lane(v, (int)(threadIdx.x % 32) ^ mask);
 }
-inline float __shfl_sync(unsigned, float v, int lane) { return from_lane(v, lane); }
+template <class V> V __shfl_sync(unsigned, V v, int lane) { return from_lane(v, lane); }
+
+// Threads take turns at barriers only.
+inline int atomicAdd(int *to, int v) {
+    int before = *to;
+    *to += v;
+    return before;
+}
+
+inline uint32_t __float_as_uint(float v) {
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+    float v;
+    memcpy(&v, &bits, 4);
+    return v;
+}
 
 inline void copy_async(void *to, const void *from, bool valid) {
     if (valid) memcpy(to, from, 16);

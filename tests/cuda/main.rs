@@ -5,14 +5,15 @@
 #[allow(dead_code, reason = "the other tests use the rest")]
 #[path = "../integration/fixture.rs"]
 mod fixture;
+mod sampling;
+mod stories;
 
 use std::ops::Range;
 
 use candle_core::Tensor;
 use fixture::{Fixture, in_chunks, largest_difference, log_softmax};
 use gpt2_engine::cuda;
-use gpt2_engine::engine::{Engine, EngineError, Event, InspectRequest, Request};
-use gpt2_engine::engine::{SamplingOptions, SamplingParams, Strategy};
+use gpt2_engine::engine::{Engine, EngineError, InspectRequest};
 use gpt2_engine::model::{
     Batch, Config, CudaGpt2, Device, Dtype, Gpt2, LogitRows, Logits, ModelError, ModelFiles,
     NoRecorder, Recorder,
@@ -168,46 +169,6 @@ fn other_tokens_give_other_bits() {
     let mut changed = ids.clone();
     changed[3] += 1;
     assert!(whole(&model, &ids)[19] != whole(&model, &changed)[19]);
-}
-
-fn text(engine: &Engine, prompt: &str, strategy: Strategy) -> String {
-    let prompt = engine.tokenizer().unwrap().encode(prompt).unwrap();
-    let params = SamplingParams::new(SamplingOptions {
-        strategy,
-        seed: Some(3),
-        max_tokens: Some(12),
-        ignore_eos: true,
-        ..Default::default()
-    });
-    let request = Request::new(prompt, params.unwrap());
-    let mut events = engine.submit(request).unwrap();
-    let mut text = String::new();
-    while let Some(event) = events.blocking_next() {
-        match event {
-            Event::Token(token) => text += &token.text,
-            Event::Finished(_) => break,
-            Event::Failed(error) => panic!("{error}"),
-        }
-    }
-    text
-}
-
-#[test]
-fn the_engine_tells_the_same_stories() {
-    let engine = |device| Engine::builder().device(device).build().unwrap();
-    let (cpu, gpu) = (engine(Device::Cpu), engine(Device::Cuda(0)));
-    let prompts = ["Once upon a time", "The dog", "One day, Tom and his friend"];
-    for strategy in [Strategy::Greedy, Strategy::TopP] {
-        let expected = prompts.map(|prompt| text(&cpu, prompt, strategy));
-        // All at once, in the same steps.
-        std::thread::scope(|scope| {
-            let gpu = &gpu;
-            let answers = prompts.map(|prompt| scope.spawn(move || text(gpu, prompt, strategy)));
-            for (answer, expected) in answers.into_iter().zip(expected) {
-                assert_eq!(answer.join().unwrap(), expected);
-            }
-        });
-    }
 }
 
 #[test]

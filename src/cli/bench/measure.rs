@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::engine::{Sampler, SamplingOptions, SamplingParams, Strategy};
 use crate::kernels::pool;
-use crate::model::{Batch, KvCache, Lease, LogitRows, Logits, Transformer};
+use crate::model::{Batch, KvCache, Lease, LogitRows, Logits, Pick, Transformer, Wish};
 
 /// Runs of a measurement at most, of which the median counts.
 const RUNS: usize = 5;
@@ -32,11 +32,20 @@ pub struct Decode {
 /// Where the next tokens come from.
 #[derive(Debug, Clone, Copy)]
 pub enum Next {
-    /// They are given: the model alone is measured.
+    /// They are given: the model alone is measured, on a GPU with the choice of
+    /// the likeliest token there.
     Given,
-    /// Each sequence samples its own with top-p, all threads sharing the rows.
+    /// Each sequence samples its own with top-p: on a GPU there, else all
+    /// threads share the rows.
     TopP,
 }
+
+/// What is wanted of a row that is only timed: on a GPU its likeliest token,
+/// so that the logits stay there; a processor gives the logits whatever it is.
+const TIMED: Wish = Wish::Pick(Pick {
+    columns: usize::MAX,
+    draw: None,
+});
 
 /// Computes prompts as the engine does: in chunks, into a cache whose memory
 /// is there already.
@@ -70,13 +79,8 @@ impl<'a> Prompts<'a> {
         for chunk in ids.chunks(self.chunk) {
             lease.grow(chunk.len())?;
             let last = lease.len() + chunk.len() == tokens;
-            let rows = if last {
-                LogitRows::Last
-            } else {
-                LogitRows::None
-            };
             let mut batch = Batch::new();
-            batch.push(chunk, &lease, rows)?;
+            batch.push_wishes(chunk, &lease, if last { &[TIMED] } else { &[] })?;
             self.model.forward(&batch, &mut self.cache)?;
             lease.commit(chunk.len());
         }
@@ -107,7 +111,7 @@ pub fn prompts_together(
             let mut batch = Batch::new();
             for lease in &mut *leases {
                 lease.grow(tokens)?;
-                batch.push(&ids, lease, LogitRows::Last)?;
+                batch.push_wishes(&ids, lease, &[TIMED])?;
             }
             model.forward(&batch, &mut cache)?;
         }
@@ -166,7 +170,11 @@ impl<'a> Sequences<'a> {
         };
         let started = Instant::now();
         for _ in 0..self.decode.tokens {
-            let mut logits = self.step(&ids)?;
+            let wishes: Vec<Wish> = match next {
+                Next::Given => vec![TIMED; ids.len()],
+                Next::TopP => samplers.iter_mut().flat_map(|s| s.wishes(1)).collect(),
+            };
+            let mut logits = self.step(&ids, &wishes)?;
             if let Next::TopP = next {
                 ids = choose(&mut samplers, &mut logits);
             }
@@ -179,11 +187,11 @@ impl<'a> Sequences<'a> {
         Ok(seconds)
     }
 
-    fn step(&mut self, ids: &[u32]) -> Result<Logits> {
+    fn step(&mut self, ids: &[u32], wishes: &[Wish]) -> Result<Logits> {
         let mut batch = Batch::new();
-        for (lease, id) in self.leases.iter_mut().zip(ids) {
+        for ((lease, &id), &wish) in self.leases.iter_mut().zip(ids).zip(wishes) {
             lease.grow(1)?;
-            batch.push(&[*id], lease, LogitRows::Last)?;
+            batch.push_wishes(&[id], lease, &[wish])?;
         }
         let logits = self.model.forward(&batch, &mut self.cache)?;
         self.leases.iter_mut().for_each(|lease| lease.commit(1));
@@ -229,7 +237,7 @@ fn choose(samplers: &mut [Sampler], logits: &mut Logits) -> Vec<u32> {
     let mut rows: Vec<_> = rows.map(|(sampler, row)| (sampler, row, 0)).collect();
     pool::for_each_chunk(&mut rows, 1, |_, rows| {
         for (sampler, row, id) in rows {
-            *id = sampler.choose(row, &[]).id;
+            *id = sampler.take(row, &[]).id;
         }
     });
     rows.into_iter().map(|(_, _, id)| id).collect()

@@ -382,6 +382,8 @@ __device__ void attention(T *out, const T *cache, const T *qkv, const Rows &rows
     }
 }
 
+#include "sample.cuh"
+
 // What the device could do, for the benchmarks: reading memory, and products of
 // values in registers. The results are kept alive, and are nothing.
 __device__ void read_through(uint32_t *out, const Eight *values, size_t count) {
@@ -443,6 +445,10 @@ KERNEL __launch_bounds__(1024) linear_few_bf16(Linear linear) { linear_few<bf16>
 KERNEL __launch_bounds__(1024) linear_few_f16(Linear linear) { linear_few<f16>(linear); }
 KERNEL __launch_bounds__(256) linear_many_bf16(Linear linear) { linear_many<bf16>(linear); }
 KERNEL __launch_bounds__(256) linear_many_f16(Linear linear) { linear_many<f16>(linear); }
+KERNEL __launch_bounds__(SAMPLE_THREADS)
+    sample(Picked *picked, const float *logits, const Pick *picks, int vocab) {
+    pick_token(picked, logits, picks, vocab);
+}
 KERNEL read_through_u8(uint32_t *out, const Eight *values, size_t count) {
     read_through(out, values, count);
 }

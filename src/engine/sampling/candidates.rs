@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use super::super::params::Filters;
 use crate::kernels::vector::LANES;
 use crate::kernels::{select, softmax};
+use crate::model::Filters;
 
 /// What may be drawn. Its buffers serve one row after another.
 #[derive(Debug, Default)]

@@ -4,23 +4,23 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-
 use super::alternatives::Alternative;
 use super::params::{Choice, SamplingParams};
 use crate::kernels::{select, softmax};
 use candidates::{Candidates, keeps_top_k};
+use draws::Draws;
 
 mod candidates;
+mod draws;
 #[cfg(test)]
 mod plain;
+mod wishes;
 
 /// The sampler of one request. Its draws come from the request's own seed.
 #[derive(Debug)]
 pub struct Sampler {
     params: SamplingParams,
-    rng: StdRng,
+    draws: Draws,
     /// Tokens of prompt and output: what the repetition penalty looks at.
     seen: HashSet<u32>,
     /// Occurrences in the output.
@@ -57,7 +57,7 @@ impl Sampler {
             Choice::Greedy => 0,
         };
         Self {
-            rng: StdRng::seed_from_u64(seed),
+            draws: Draws::new(seed),
             seen: prompt.iter().copied().collect(),
             counts: HashMap::new(),
             generated: 0,
@@ -101,15 +101,20 @@ impl Sampler {
                     self.candidates.weigh_filtered(row, &filters);
                 }
                 self.candidates.cut(&filters);
-                let drawn = self.candidates.draw(self.rng.random());
+                let drawn = self.candidates.draw(self.draws.next());
                 drawn.unwrap_or_else(|| first(row, highest))
             }
         };
         let logprob = self.model_logit(row, id) - log_total;
+        self.count(id);
+        Chosen { id, logprob, top }
+    }
+
+    /// Notes a chosen token.
+    fn count(&mut self, id: u32) {
         self.seen.insert(id);
         *self.counts.entry(id).or_default() += 1;
         self.generated += 1;
-        Chosen { id, logprob, top }
     }
 
     /// Tokens chosen so far.
@@ -120,16 +125,12 @@ impl Sampler {
     /// Whether tokens are drawn from the model's own distribution, with no
     /// bias, penalty or temperature, and not from some of its logits only.
     fn draws_directly(&self, columns: usize) -> bool {
-        let params = &self.params;
-        let unchanged = params.logit_bias.is_empty()
-            && self.generated >= params.min_tokens
-            && params.repetition_penalty == 1.0
-            && params.presence_penalty == 0.0
-            && params.frequency_penalty == 0.0;
-        match params.choice {
+        match self.params.choice {
             Choice::Greedy => false,
             Choice::Sample { filters, .. } => {
-                unchanged && filters.temperature == 1.0 && !keeps_top_k(&filters, columns)
+                self.params.leaves_logits(self.generated)
+                    && filters.temperature == 1.0
+                    && !keeps_top_k(&filters, columns)
             }
         }
     }
@@ -218,6 +219,8 @@ pub fn processed_scores(params: SamplingParams, prompt: &[u32], logits: &[f32]) 
 mod tests {
     use candle_core::{Device, Tensor};
     use candle_transformers::generation::{LogitsProcessor, Sampling};
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
 
     use super::*;
     use crate::engine::params::{SamplingOptions, Strategy};

@@ -1,7 +1,7 @@
 //! The sampler's filters and draw written as their definitions read: sort, add
 //! up in f64, compare. What the fast ones are compared with.
 
-use super::super::params::Filters;
+use crate::model::Filters;
 
 /// Temperature, top-k, top-p and min-p: what is dropped becomes −∞.
 pub(super) fn filter(row: &[f32], filters: &Filters) -> Vec<f32> {

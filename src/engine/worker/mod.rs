@@ -21,7 +21,7 @@ use crate::kernels::pool;
 use crate::metrics::{EngineState, Metrics};
 #[cfg(feature = "cuda")]
 use crate::model::CudaGpt2;
-use crate::model::{Batch, Gpt2, Inspector, KvCache, Logits, ModelError};
+use crate::model::{Batch, Gpt2, Inspector, KvCache, Logits, ModelError, Row};
 use crate::tokenizer::Tokenizer;
 
 /// What the engine's handle asks of the worker.
@@ -229,7 +229,8 @@ impl<M: Forward> Worker<M> {
             let first = batch.len();
             let known = &running.job.tokens()[span.tokens.clone()];
             let tokens = [known, &running.job.draft()[..span.guesses]].concat();
-            batch.push(&tokens, &running.lease, span.rows)?;
+            let wishes = running.job.wishes(span.logit_rows());
+            batch.push_wishes(&tokens, &running.lease, &wishes)?;
             if let Some(inspecting) = running.job.inspecting() {
                 inspector.look(first..batch.len(), &mut inspecting.inspection);
             }
@@ -249,7 +250,7 @@ impl<M: Forward> Worker<M> {
     fn emit(&mut self, spans: &[Span], mut logits: Logits) {
         let mut rows = logits.rows_mut();
         let turns = chosen(spans, self.scheduler.running()).map(|(span, running)| {
-            let rows: Vec<&mut [f32]> = rows.by_ref().take(span.logit_rows()).collect();
+            let rows: Vec<Row<'_>> = rows.by_ref().take(span.logit_rows()).collect();
             (&mut running.job, rows)
         });
         let mut turns: Vec<_> = turns.collect();
