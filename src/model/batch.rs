@@ -28,10 +28,6 @@ pub struct Batch {
     /// Rows that get logits, in the order of the batch.
     pub(super) logit_rows: Vec<u32>,
     /// What is wanted of each of these.
-    #[cfg_attr(
-        not(feature = "cuda"),
-        allow(dead_code, reason = "processors give logits")
-    )]
     pub(super) wishes: Vec<Wish>,
 }
 
@@ -158,6 +154,11 @@ impl Batch {
     /// Rows that get logits, in the order of the batch.
     pub fn logit_rows(&self) -> &[u32] {
         &self.logit_rows
+    }
+
+    /// What is wanted of each of these.
+    pub fn wishes(&self) -> &[Wish] {
+        &self.wishes
     }
 
     /// Whether it is the next token of each sequence, and all get logits.

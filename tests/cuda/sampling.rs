@@ -127,6 +127,47 @@ fn choices_are_the_samplers() {
 }
 
 #[test]
+fn as_many_are_kept_as_asked_for() {
+    // The likeliest first, so that the end of the distribution is the last
+    // that is kept.
+    let row: Vec<f32> = (0..40).map(|i| i as f32 * -0.1).collect();
+    let weights: Vec<f64> = row.iter().map(|&l| f64::from(l).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut wishes = Vec::new();
+    for last in 0..40 {
+        let sum: f64 = weights[..last].iter().sum();
+        let top_k = last + 1;
+        // Half of the last one is needed.
+        let top_p = ((sum + weights[last] / 2.0) / total) as f32;
+        let min_p = (weights[last] * 0.99) as f32;
+        let one_by_one = [
+            Filters { top_k, ..ALL },
+            Filters { top_p, ..ALL },
+            Filters { min_p, ..ALL },
+        ];
+        wishes.extend(one_by_one.map(|filters| draw(40, filters, 1.0 - 1e-12)));
+    }
+    let found = picks(&row, &wishes).into_iter().map(|p| p.id);
+    let expected = (0..40).flat_map(|last| [last; 3]);
+    assert_eq!(found.collect::<Vec<u32>>(), expected.collect::<Vec<u32>>());
+}
+
+#[test]
+fn padding_is_never_chosen_but_counts_in_logprobs() {
+    let row = [0.0, 1.0, 3.0];
+    let greedy = Wish::Pick(Pick {
+        columns: 2,
+        draw: None,
+    });
+    let end = draw(2, ALL, 1.0 - 1e-12);
+    for picked in picks(&row, &[greedy, end]) {
+        assert_eq!(picked.id, 1);
+        let off = f64::from(picked.logprob) - log_softmax(&row)[1];
+        assert!(off.abs() < 1e-6, "{off}");
+    }
+}
+
+#[test]
 fn equal_logits_are_kept_together() {
     let row: Vec<f32> = (0..3000).map(|i| (i % 3) as f32).collect();
     // At the end of the distribution is the last token that is kept, at its

@@ -304,7 +304,7 @@ __device__ inline void pick_token(Picked *picked, const float *logits, const Pic
     uint32_t id = likeliest;
     Candidates candidates{row, pick.columns, pick.temperature, highest / pick.temperature};
     candidates.cut = pick.min_p;
-    if (pick.kind == DRAW && isfinite(candidates.highest)) {
+    if (pick.kind == DRAW) {
         top_k(candidates, pick.top_k, held);
         if (pick.top_p < 1.0f) top_p(candidates, pick.top_p, held);
         id = draw(candidates, pick.u, likeliest);

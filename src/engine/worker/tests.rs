@@ -1,5 +1,7 @@
 //! Steps that fail, with a fake model in place of the transformer.
 
+mod picks;
+
 use super::*;
 use crate::engine::queue::Queue;
 use crate::engine::{Events, SamplingOptions};
@@ -41,6 +43,10 @@ struct Fixture {
 
 impl Fixture {
     fn start() -> Self {
+        Self::with(Fake, Speculation::PromptLookup)
+    }
+
+    fn with(model: impl Forward + Send + 'static, speculation: Speculation) -> Self {
         let json = br#"{"n_embd": 4, "n_head": 1, "n_layer": 1, "vocab_size": 16}"#;
         let config = Config::from_json(json, "test").unwrap();
         let metrics = Arc::new(Metrics::new());
@@ -51,7 +57,7 @@ impl Fixture {
                 sampled: 16,
                 eos: Vec::new(),
             },
-            speculation: Speculation::PromptLookup,
+            speculation,
             bounds: Bounds {
                 running: 4,
                 chunks: crate::engine::Chunks::CPU.at_most(64),
@@ -62,7 +68,7 @@ impl Fixture {
         };
         let cache = KvCache::new(&config, CacheFormat::F32, 2 * config.n_positions).unwrap();
         let (commands, receiver) = std::sync::mpsc::channel();
-        let worker = Worker::new(Fake, cache, setup);
+        let worker = Worker::new(model, cache, setup);
         Self {
             commands,
             queue: Queue::new(100, 10_000),
@@ -72,11 +78,15 @@ impl Fixture {
     }
 
     fn submit(&self, prompt: Vec<u32>) -> Events {
-        let (events, receiver) = mpsc::channel(crate::engine::EVENTS);
         let options = SamplingOptions {
             max_tokens: Some(100),
             ..Default::default()
         };
+        self.ask(prompt, options)
+    }
+
+    fn ask(&self, prompt: Vec<u32>, options: SamplingOptions) -> Events {
+        let (events, receiver) = mpsc::channel(crate::engine::EVENTS);
         let admission = Admission {
             place: self.queue.enter(&[prompt.len()]).unwrap().pop().unwrap(),
             deadline: None,
