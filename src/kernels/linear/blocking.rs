@@ -268,7 +268,8 @@ fn pack_all<F: Tasks>(isa: Isa, plan: Plan<'_>, inputs: Inputs<'_>, out: &mut [u
     } else {
         // Not by groups, of which there may be one.
         plan.rows.div_ceil(TASKS * pool::threads())
-    };
+    }
+    .max(1);
     let out = SharedMut(out.as_mut_ptr());
     pool::run(plan.rows.div_ceil(rows), |i| {
         let last = plan.rows.min((i + 1) * rows);

@@ -279,6 +279,23 @@ fn inputs_are_normalised_and_outputs_added() {
 }
 
 #[test]
+fn no_rows_have_no_outputs() {
+    for precision in ALL {
+        let (c_fc, c_proj) = (Case::new(precision, 40, 45), Case::new(precision, 45, 40));
+        for &isa in Isa::available() {
+            assert!(c_fc.run(isa, &[]).is_empty());
+            let layers = Mlp {
+                norm: None,
+                c_fc: c_fc.matrix(),
+                activation: None,
+                c_proj: c_proj.matrix(),
+            };
+            mlp_with(isa, layers, &mut Vec::new(), &mut []);
+        }
+    }
+}
+
+#[test]
 fn an_mlp_is_its_layers_one_after_another() {
     for precision in ALL {
         for (k, n) in [(40, 45), (64, 130), (33, 32)] {
