@@ -212,7 +212,7 @@ impl Kernels {
 
 /// `x · y` blocks of `threads` threads. Shapes are bounded when a model is
 /// loaded, rows when a pass begins.
-fn grid(x: usize, y: usize, threads: usize) -> LaunchConfig {
+pub(super) fn grid(x: usize, y: usize, threads: usize) -> LaunchConfig {
     LaunchConfig {
         grid_dim: (x as u32, y as u32, 1),
         block_dim: (threads as u32, 1, 1),

@@ -1,11 +1,12 @@
 //! The choice of the next token of each row, where its logits are.
 
-use cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaFunction, PushKernelArg};
 
+use super::launch::grid;
 use super::{CudaError, Device, During, Result};
 
 /// Threads of a block, which has one row.
-const THREADS: u32 = 1024;
+const THREADS: usize = 1024;
 
 /// Columns of the longest row of which the kernel's sums have room for.
 pub(super) const MOST_COLUMNS: usize = 1 << 19;
@@ -87,13 +88,13 @@ impl Picked {
     /// Words of `struct Picked`.
     pub(super) const WORDS: usize = 2;
 
-    /// From what the kernel wrote.
-    pub(super) fn from_words(words: [u32; Self::WORDS]) -> Self {
-        let [id, logprob] = words;
-        Self {
+    /// From what the kernel wrote, one after another.
+    pub(super) fn all(words: &[u32]) -> impl Iterator<Item = Self> {
+        let (words, _) = words.as_chunks::<{ Self::WORDS }>();
+        words.iter().map(|&[id, logprob]| Self {
             id,
             logprob: f32::from_bits(logprob),
-        }
+        })
     }
 }
 
@@ -123,14 +124,9 @@ impl Sampling {
         let vocab = vocab as i32;
         let mut launch = self.device.stream.launch_builder(&self.kernel);
         launch.arg(&picked).arg(&logits).arg(&picks).arg(&vocab);
-        let config = LaunchConfig {
-            grid_dim: (rows as u32, 1, 1),
-            block_dim: (THREADS, 1, 1),
-            shared_mem_bytes: 0,
-        };
         // SAFETY: the callers give memory of these shapes, and picks of no
         // more columns than a row has; an id that is chosen is one of these.
-        unsafe { launch.launch(config) }.during("sample")?;
+        unsafe { launch.launch(grid(rows, 1, THREADS)) }.during("sample")?;
         Ok(())
     }
 }
@@ -167,7 +163,6 @@ impl Device {
         let pointers = (picked.pointer, logits.pointer, words.pointer);
         Sampling::new(self)?.launch(pointers, picks.len(), vocab)?;
         let words = self.read(&picked, picked.len())?;
-        let (words, _) = words.as_chunks();
-        Ok(words.iter().copied().map(Picked::from_words).collect())
+        Ok(Picked::all(&words).collect())
     }
 }

@@ -178,10 +178,9 @@ impl Scratch {
             false => 0,
         };
         let words = device.read(&self.picked, chosen)?;
-        let (words, _) = words.as_chunks();
-        let mut words = words.iter().copied().map(Picked::from_words);
+        let mut chosen = Picked::all(&words);
         let picked = picks.iter().map(|pick| {
-            let picked = words.next();
+            let picked = chosen.next();
             picked.filter(|_| !pick.is_whole())
         });
         Ok(Outcome {

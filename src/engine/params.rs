@@ -182,9 +182,7 @@ impl SamplingParams {
             logprobs: logprobs(options.logprobs)?,
         })
     }
-}
 
-impl SamplingParams {
     /// Whether neither bias nor penalties change logits once so many tokens
     /// are generated.
     pub(super) fn leaves_logits(&self, generated: usize) -> bool {

@@ -43,15 +43,19 @@ __device__ __noinline__ float activate(float x, int activation) {
     }
 }
 
-__device__ inline float warp_sum(float v) {
-    for (int other = WARP / 2; other > 0; other /= 2) v += __shfl_xor_sync(ALL_LANES, v, other);
+// All lanes' values joined, the same for each.
+template <class V, class F> __device__ inline V warp_fold(V v, F join) {
+    for (int other = WARP / 2; other > 0; other /= 2)
+        v = join(v, __shfl_xor_sync(ALL_LANES, v, other));
     return v;
 }
 
+template <class V> __device__ inline V warp_sum(V v) {
+    return warp_fold(v, [](V a, V b) { return a + b; });
+}
+
 __device__ inline float warp_max(float v) {
-    for (int other = WARP / 2; other > 0; other /= 2)
-        v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, other));
-    return v;
+    return warp_fold(v, [](float a, float b) { return fmaxf(a, b); });
 }
 
 // The sum over a block of 256 threads, the same for each.

@@ -35,16 +35,6 @@ typedef unsigned long long u64;
 // Items that a search holds in shared memory.
 #define HELD 2048
 
-template <class V, class F> __device__ inline V warp_fold(V v, F f) {
-    for (int other = WARP / 2; other > 0; other /= 2)
-        v = f(v, __shfl_xor_sync(ALL_LANES, v, other));
-    return v;
-}
-
-__device__ inline u64 warp_total(u64 v) {
-    return warp_fold(v, [](u64 a, u64 b) { return a + b; });
-}
-
 // The largest of all threads' values, the same for each.
 __device__ inline u64 block_max(u64 v) {
     __shared__ u64 parts[SAMPLE_WARPS];
@@ -62,7 +52,7 @@ template <int count> __device__ inline void block_totals(u64 (&values)[count]) {
     __shared__ u64 parts[SAMPLE_WARPS][count], totals[count];
 #pragma unroll
     for (int i = 0; i < count; i++) {
-        u64 of_warp = warp_total(values[i]);
+        u64 of_warp = warp_sum(values[i]);
         if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP][i] = of_warp;
     }
     __syncthreads();
@@ -240,7 +230,7 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
     int start = warp * length;
     u64 sum = 0;
     for (int i = lane; i < length; i += WARP) sum += row.kept(start + i);
-    sum = warp_total(sum);
+    sum = warp_sum(sum);
     if (lane == 0) segments[warp] = sum;
     if (threadIdx.x == 0) drawn = otherwise;
     __syncthreads();
@@ -254,7 +244,7 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
     if (left >= before && left - before < sum) {
         left -= before;
         for (int first = start;; first += WARP) {
-            u64 mine = row.kept(first + lane), of_warp = warp_total(mine);
+            u64 mine = row.kept(first + lane), of_warp = warp_sum(mine);
             if (left >= of_warp) {
                 left -= of_warp;
                 continue;

@@ -11,10 +11,10 @@ use crate::model::{CacheFormat, Config};
 const PANICS: u32 = 13;
 const FAILS: u32 = 14;
 
-/// Token 7 follows every token.
-struct Fake;
+/// A model that is a function of the batch.
+struct Fake<F>(F);
 
-impl Forward for Fake {
+impl<F: Fn(&Batch) -> Result<Logits, ModelError>> Forward for Fake<F> {
     fn answer(&self, _: &mut Inspecting) -> Result<(), EngineError> {
         Ok(())
     }
@@ -25,13 +25,18 @@ impl Forward for Fake {
         _: &mut KvCache,
         _: &mut Inspector<'_>,
     ) -> Result<Logits, ModelError> {
-        assert!(!batch.tokens().contains(&PANICS), "on purpose");
-        if batch.tokens().contains(&FAILS) {
-            return Err(ModelError::Batch("on purpose".to_owned()));
-        }
-        let row: Vec<f32> = (0..16).map(|id| f32::from(u8::from(id == 7))).collect();
-        Logits::new(row.repeat(batch.logit_rows().len()), 16)
+        self.0(batch)
     }
+}
+
+/// Token 7 follows every token.
+fn sevens(batch: &Batch) -> Result<Logits, ModelError> {
+    assert!(!batch.tokens().contains(&PANICS), "on purpose");
+    if batch.tokens().contains(&FAILS) {
+        return Err(ModelError::Batch("on purpose".to_owned()));
+    }
+    let row: Vec<f32> = (0..16).map(|id| f32::from(u8::from(id == 7))).collect();
+    Logits::new(row.repeat(batch.logit_rows().len()), 16)
 }
 
 struct Fixture {
@@ -43,7 +48,7 @@ struct Fixture {
 
 impl Fixture {
     fn start() -> Self {
-        Self::with(Fake, Speculation::PromptLookup)
+        Self::with(Fake(sevens), Speculation::PromptLookup)
     }
 
     fn with(model: impl Forward + Send + 'static, speculation: Speculation) -> Self {

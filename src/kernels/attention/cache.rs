@@ -1,5 +1,7 @@
 //! Where keys and values lie in the cache, and how they get there.
 
+use std::ops::Range;
+
 use super::{CacheFormat, Heads, Layer, Piece};
 use crate::kernels::SharedMut;
 use crate::kernels::linear::{PANEL, panels};
@@ -27,7 +29,7 @@ impl Heads {
         self.count * self.head_words(part, format)
     }
 
-    pub(super) fn head_words(&self, part: Cache, format: CacheFormat) -> usize {
+    fn head_words(&self, part: Cache, format: CacheFormat) -> usize {
         let in_word = format.values_in_word();
         match part {
             Cache::Keys => self.dim.div_ceil(in_word) * BLOCK,
@@ -37,6 +39,19 @@ impl Heads {
 
     pub(super) fn width(&self) -> usize {
         self.count * self.dim
+    }
+
+    /// Where one head's keys or values of a block lie in the cache.
+    #[inline(always)]
+    pub(super) fn of_block(
+        &self,
+        (part, format): (Cache, CacheFormat),
+        block: u32,
+        head: usize,
+    ) -> Range<usize> {
+        let len = self.head_words(part, format);
+        let start = (block as usize * self.count + head) * len;
+        start..start + len
     }
 }
 
@@ -60,7 +75,7 @@ impl Layer<'_> {
     /// As [`write`](Self::write).
     #[inline(always)]
     unsafe fn write_part<V: Vector>(self, part: Cache, piece: Piece<'_>, head: usize) {
-        let (out, len) = (self.part(part), self.heads.head_words(part, self.format));
+        let out = self.part(part);
         let third = if part == Cache::Keys { 1 } else { 2 };
         let Heads { count, dim, .. } = self.heads;
         let new_values = |i: usize| {
@@ -70,8 +85,9 @@ impl Layer<'_> {
         let mut i = 0;
         while i < piece.count {
             let (position, values) = (piece.position + i, new_values(i));
-            let block = piece.blocks[position / BLOCK] as usize;
-            let (start, at) = ((block * count + head) * len, position % BLOCK);
+            let (block, at) = (piece.blocks[position / BLOCK], position % BLOCK);
+            let place = self.heads.of_block((part, self.format), block, head);
+            let start = place.start;
             i += 1;
             // SAFETY: the caller's promise.
             unsafe {

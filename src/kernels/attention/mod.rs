@@ -164,9 +164,9 @@ impl<'a> Layer<'a> {
     /// they are.
     #[inline(always)]
     fn place(&self, part: Cache, block: u32, head: usize) -> (*const u32, usize) {
-        let len = self.heads.head_words(part, self.format);
-        let start = (block as usize * self.heads.count + head) * len;
-        (self.part(part).0.wrapping_add(start).cast_const(), len)
+        let place = self.heads.of_block((part, self.format), block, head);
+        let start = self.part(part).0.wrapping_add(place.start);
+        (start.cast_const(), place.len())
     }
 
     /// One head's keys or values of a block.

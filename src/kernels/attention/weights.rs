@@ -16,10 +16,9 @@ pub fn weights(layer: Attention<'_>, keys: &[u32], (row, head): (usize, usize), 
     assert_eq!(out.len(), piece.position + row - piece.row + 1, "weights");
     let heads = layer.heads;
     let query = &layer.qkv[row * 3 * heads.width() + head * heads.dim..][..heads.dim];
-    let head_words = heads.head_words(Cache::Keys, layer.format);
     for (scores, &block) in out.chunks_mut(BLOCK).zip(piece.blocks) {
         scores.fill(0.0);
-        let keys = &keys[(block as usize * heads.count + head) * head_words..][..head_words];
+        let keys = &keys[heads.of_block((Cache::Keys, layer.format), block, head)];
         for (q, keys) in query
             .chunks(layer.format.values_in_word())
             .zip(keys.chunks(BLOCK))

@@ -90,15 +90,8 @@ pub fn linear(layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
 
 /// [`linear`] with a given instruction set, one of [`Isa::available`].
 pub fn linear_with(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
-    let rows = layer.inputs.rows(layer.matrix.k);
     layer.matrix.check();
-    assert_eq!(y.len(), rows * layer.matrix.n, "outputs");
-    match layer.matrix.precision {
-        Precision::F32 => run::<F32>(isa, layer, scratch, y),
-        Precision::Bf16 => run::<Bf16>(isa.with_bf16_products(), layer, scratch, y),
-        Precision::Q8 => run::<Q8>(isa.with_byte_products(), layer, scratch, y),
-        Precision::Q4 => run::<Q4>(isa.with_byte_products(), layer, scratch, y),
-    }
+    run(isa, layer.matrix.precision, layer, scratch, y);
 }
 
 /// Adds to `x[rows, k]` what the layers make of norm(x); each is computed as by
@@ -117,11 +110,26 @@ pub fn mlp_with(isa: Isa, layers: Mlp<'_>, scratch: &mut Vec<u32>, x: &mut [f32]
     c_proj.check();
     assert_eq!((c_fc.k, c_fc.n), (c_proj.n, c_proj.k), "the layers' shapes");
     assert_eq!(c_fc.precision, c_proj.precision, "precisions");
-    match c_fc.precision {
-        Precision::F32 => run_mlp::<F32>(isa, layers, scratch, x),
-        Precision::Bf16 => run_mlp::<Bf16>(isa.with_bf16_products(), layers, scratch, x),
-        Precision::Q8 => run_mlp::<Q8>(isa.with_byte_products(), layers, scratch, x),
-        Precision::Q4 => run_mlp::<Q4>(isa.with_byte_products(), layers, scratch, x),
+    run(isa, c_fc.precision, layers, scratch, x);
+}
+
+/// What is computed in one precision.
+trait Product {
+    fn run<F: Tasks>(self, isa: Isa, scratch: &mut Vec<u32>, y: &mut [f32]);
+}
+
+fn run(
+    isa: Isa,
+    precision: Precision,
+    product: impl Product,
+    scratch: &mut Vec<u32>,
+    y: &mut [f32],
+) {
+    match precision {
+        Precision::F32 => product.run::<F32>(isa, scratch, y),
+        Precision::Bf16 => product.run::<Bf16>(isa.with_bf16_products(), scratch, y),
+        Precision::Q8 => product.run::<Q8>(isa.with_byte_products(), scratch, y),
+        Precision::Q4 => product.run::<Q4>(isa.with_byte_products(), scratch, y),
     }
 }
 
@@ -223,34 +231,40 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn run<F: Tasks>(isa: Isa, layer: Linear<'_>, scratch: &mut Vec<u32>, y: &mut [f32]) {
-    let Linear { inputs, matrix, .. } = layer;
-    let plan = Plan::new::<F>(matrix, inputs.rows(matrix.k), F::group_size(isa));
-    let x = room(scratch, plan.words::<F>());
-    pack_all::<F>(isa, plan, inputs, x);
-    let y = SharedMut(y.as_mut_ptr());
-    let out = match layer.then {
-        Then::Store => Out::Store(y),
-        Then::Add => Out::Add(y),
-    };
-    multiply_all::<F>(isa, plan, x, out);
+impl Product for Linear<'_> {
+    fn run<F: Tasks>(self, isa: Isa, scratch: &mut Vec<u32>, y: &mut [f32]) {
+        let Self { inputs, matrix, .. } = self;
+        let rows = inputs.rows(matrix.k);
+        assert_eq!(y.len(), rows * matrix.n, "outputs");
+        let plan = Plan::new::<F>(matrix, rows, F::group_size(isa));
+        let x = room(scratch, plan.words::<F>());
+        pack_all::<F>(isa, plan, inputs, x);
+        let y = SharedMut(y.as_mut_ptr());
+        let out = match self.then {
+            Then::Store => Out::Store(y),
+            Then::Add => Out::Add(y),
+        };
+        multiply_all::<F>(isa, plan, x, out);
+    }
 }
 
-fn run_mlp<F: Tasks>(isa: Isa, layers: Mlp<'_>, scratch: &mut Vec<u32>, x: &mut [f32]) {
-    let inputs = Inputs {
-        x: &*x,
-        norm: layers.norm,
-    };
-    let rows = inputs.rows(layers.c_fc.k);
-    // Both have the same groups of rows.
-    let plan = |matrix| Plan::new::<F>(matrix, rows, F::group_size(isa));
-    let (c_fc, c_proj) = (plan(layers.c_fc), plan(layers.c_proj));
-    let words = c_fc.words::<F>();
-    let (packed, inner) = room(scratch, words + c_proj.words::<F>()).split_at_mut(words);
-    pack_all::<F>(isa, c_fc, inputs, packed);
-    let between = Out::Inputs(SharedMut(inner.as_mut_ptr()), layers.activation);
-    multiply_all::<F>(isa, c_fc, packed, between);
-    multiply_all::<F>(isa, c_proj, inner, Out::Add(SharedMut(x.as_mut_ptr())));
+impl Product for Mlp<'_> {
+    fn run<F: Tasks>(self, isa: Isa, scratch: &mut Vec<u32>, x: &mut [f32]) {
+        let inputs = Inputs {
+            x: &*x,
+            norm: self.norm,
+        };
+        let rows = inputs.rows(self.c_fc.k);
+        // Both have the same groups of rows.
+        let plan = |matrix| Plan::new::<F>(matrix, rows, F::group_size(isa));
+        let (c_fc, c_proj) = (plan(self.c_fc), plan(self.c_proj));
+        let words = c_fc.words::<F>();
+        let (packed, inner) = room(scratch, words + c_proj.words::<F>()).split_at_mut(words);
+        pack_all::<F>(isa, c_fc, inputs, packed);
+        let between = Out::Inputs(SharedMut(inner.as_mut_ptr()), self.activation);
+        multiply_all::<F>(isa, c_fc, packed, between);
+        multiply_all::<F>(isa, c_proj, inner, Out::Add(SharedMut(x.as_mut_ptr())));
+    }
 }
 
 /// Room for so many words, which need not be zero.

@@ -7,10 +7,6 @@ use crate::engine::Strategy;
 use crate::model::{Draw, Pick, Picked, Wish};
 
 /// After every token the next number is likely, and two others are possible.
-struct Choosing {
-    steps: Arc<AtomicUsize>,
-}
-
 fn likely(token: u32) -> [f32; 16] {
     let mut logits = [-30.0; 16];
     logits[token as usize % 3] = 0.5;
@@ -38,39 +34,29 @@ fn choose(logits: &[f32], pick: &Pick) -> Picked {
     Picked { id, logprob: MARK }
 }
 
-impl Forward for Choosing {
-    fn answer(&self, _: &mut Inspecting) -> Result<(), EngineError> {
-        Ok(())
-    }
-
-    fn forward(
-        &self,
-        batch: &Batch,
-        _: &mut KvCache,
-        _: &mut Inspector<'_>,
-    ) -> Result<Logits, ModelError> {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        let (mut values, mut picked) = (Vec::new(), Vec::new());
-        for (&row, wish) in batch.logit_rows().iter().zip(batch.wishes()) {
-            let logits = likely(batch.tokens()[row as usize]);
-            picked.push(match wish {
-                Wish::Pick(pick) => Some(choose(&logits, pick)),
-                Wish::Logits => None,
-            });
-            if *wish == Wish::Logits {
-                values.extend(logits);
-            }
+fn chosen_or_whole(batch: &Batch) -> Result<Logits, ModelError> {
+    let (mut values, mut picked) = (Vec::new(), Vec::new());
+    for (&row, wish) in batch.logit_rows().iter().zip(batch.wishes()) {
+        let logits = likely(batch.tokens()[row as usize]);
+        picked.push(match wish {
+            Wish::Pick(pick) => Some(choose(&logits, pick)),
+            Wish::Logits => None,
+        });
+        if *wish == Wish::Logits {
+            values.extend(logits);
         }
-        Logits::with_tokens(values, 16, picked)
     }
+    Logits::with_tokens(values, 16, picked)
 }
 
 /// Ids and the bits of their log probabilities, and how many steps it took.
 fn answer(options: &SamplingOptions, speculation: Speculation) -> (Vec<(u32, u32)>, usize) {
     let steps = Arc::new(AtomicUsize::new(0));
-    let model = Choosing {
-        steps: Arc::clone(&steps),
-    };
+    let counter = Arc::clone(&steps);
+    let model = Fake(move |batch: &Batch| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        chosen_or_whole(batch)
+    });
     let fixture = Fixture::with(model, speculation);
     let mut events = fixture.ask(vec![0, 1, 2, 0, 1, 2], options.clone());
     let mut tokens = Vec::new();
