@@ -12,6 +12,8 @@ cargo build --release --features cuda --bin gpt2
 bash tests/cuda/run.sh --gpu
 bench() { "$target/release/gpt2" bench --device cuda "$@"; }
 bench --shape gpt2
+# Many requests at once, through the engine.
+bench --shape gpt2 --dtype bf16 --requests 256
 bench --shape gpt2-xl --dtype bf16
 if python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
     python3 benches/cuda/transformers_static.py

@@ -43,6 +43,11 @@ impl Device {
         Ok(Self { stream, module })
     }
 
+    /// The device's number.
+    pub fn ordinal(&self) -> usize {
+        self.stream.context().ordinal()
+    }
+
     /// The device's name.
     ///
     /// # Errors
@@ -138,7 +143,7 @@ impl Device {
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Device({})", self.stream.context().ordinal())
+        write!(f, "Device({})", self.ordinal())
     }
 }
 

@@ -148,9 +148,7 @@ impl EngineBuilder {
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => {
                 let model = CudaGpt2::load(&self.model, self.dtype, ordinal)?;
-                tracing::info!("computing on {}: {}", self.device, model.device_name()?);
-                let free = model.free_memory()?;
-                self.start_on(Device::Cuda(ordinal), model, free)
+                self.start_on_gpu(model)
             }
         }
     }
@@ -160,15 +158,27 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// [`EngineError::Tokenizer`], naming the file at fault.
-    pub fn start(self, model: Gpt2) -> Result<Engine, EngineError> {
-        self.start_on(Device::Cpu, model, capacity::free_memory())
+    pub fn start(mut self, model: Gpt2) -> Result<Engine, EngineError> {
+        self.device = Device::Cpu;
+        self.start_with(model, capacity::free_memory())
     }
 
-    /// Starts the worker on a model on `device`, of whose memory `free` bytes
-    /// are free.
-    fn start_on<M: Transformer + Forward + Send + 'static>(
+    /// [`start`](Self::start), on weights that are in a GPU's memory.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and [`EngineError::Model`].
+    #[cfg(feature = "cuda")]
+    pub fn start_on_gpu(mut self, model: CudaGpt2) -> Result<Engine, EngineError> {
+        self.device = model.device();
+        tracing::info!("computing on {}: {}", self.device, model.device_name()?);
+        let free = model.free_memory()?;
+        self.start_with(model, free)
+    }
+
+    /// Starts the worker on a model on the builder's device, of whose memory
+    /// `free` bytes are free.
+    fn start_with<M: Transformer + Forward + Send + 'static>(
         self,
-        device: Device,
         model: M,
         free: usize,
     ) -> Result<Engine, EngineError> {
@@ -186,7 +196,7 @@ impl EngineBuilder {
             Err(error) => return Err(error.into()),
         };
         let metrics = Arc::new(Metrics::new());
-        let chunks = match device {
+        let chunks = match self.device {
             Device::Cpu => Chunks::CPU,
             #[cfg(feature = "cuda")]
             Device::Cuda(_) => Chunks::GPU,
@@ -215,7 +225,7 @@ impl EngineBuilder {
             })
             .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
         let shared = Shared {
-            inspects: device == Device::Cpu,
+            inspects: self.device == Device::Cpu,
             name: self.model.name,
             config,
             tokenizer,

@@ -112,6 +112,11 @@ impl CudaGpt2 {
         Ok(self.network.device().free_memory()?)
     }
 
+    /// The GPU.
+    pub fn device(&self) -> super::Device {
+        super::Device::Cuda(self.network.device().ordinal())
+    }
+
     /// The GPU's name.
     ///
     /// # Errors

@@ -201,7 +201,7 @@ fn wrong_use_is_2_and_failure_is_1() {
 
 #[test]
 fn bench_reports_its_figures() {
-    let answer = json(&["bench", "--dtype", "q8", "--json"]);
+    let answer = json(&["bench", "--dtype", "q8", "--requests", "3", "--json"]);
     let [measured] = &answer["precisions"].as_array().unwrap()[..] else {
         panic!("not one precision: {answer}");
     };
@@ -219,6 +219,13 @@ fn bench_reports_its_figures() {
     assert!(around["before"].as_f64().unwrap() > 0.0);
     let share = measured["prefill"][0]["share_of_peak"].as_f64().unwrap();
     assert!(share > 0.0 && share < 1.0, "{share}");
+    let requests = &measured["requests"];
+    assert_eq!(requests["requests"], 3);
+    assert_eq!(requests["prompt_tokens"], 128);
+    let outputs = requests["output_tokens_per_second"].as_f64().unwrap();
+    let all = requests["tokens_per_second"].as_f64().unwrap();
+    assert!(outputs > 0.0, "{requests}");
+    assert!((all / outputs - 2.0).abs() < 1e-9, "{requests}");
 }
 
 #[test]

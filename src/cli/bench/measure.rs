@@ -249,7 +249,8 @@ fn some_ids(model: &dyn Transformer, count: usize) -> Vec<u32> {
     (0..count).map(|i| (i * 7919 % vocab) as u32).collect()
 }
 
-fn median(mut work: impl FnMut() -> Result<f64>) -> Result<f64> {
+/// Median seconds of some runs: of one if it takes long.
+pub fn median(mut work: impl FnMut() -> Result<f64>) -> Result<f64> {
     let started = Instant::now();
     let mut runs = vec![work()?];
     while runs.len() < RUNS && started.elapsed().as_secs_f64() < ENOUGH_SECONDS {

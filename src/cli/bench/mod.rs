@@ -6,6 +6,7 @@ mod machine;
 mod measure;
 mod repl;
 mod report;
+mod requests;
 mod source;
 mod table;
 
@@ -28,6 +29,11 @@ pub struct Args {
     /// Random weights of this shape: distilgpt2, gpt2, gpt2-medium, gpt2-large or gpt2-xl
     #[arg(long, conflicts_with = "model", value_parser = source::parse_shape)]
     shape: Option<Config>,
+    /// Also measure so many requests at once through the engine, each with 128 random tokens in
+    /// and 128 out
+    #[arg(long, conflicts_with_all = ["repl", "accuracy"])]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
+    requests: Option<u16>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -76,12 +82,12 @@ pub fn run(args: Args) -> Result<()> {
         Some(dtype) => vec![dtype],
         None => machine.dtypes(),
     };
+    let requests = args.requests.map(usize::from);
+    let measured = |dtype| Measured::new(&source, dtype, &machine, requests);
     if !args.json {
-        return print_table(&source, &dtypes, &machine);
+        return print_table(machine.name()?, &dtypes, measured);
     }
-    let precisions = dtypes
-        .iter()
-        .map(|&dtype| Measured::new(&source, dtype, &machine));
+    let precisions = dtypes.iter().map(|&dtype| measured(dtype));
     print_json(&Report {
         machine: machine.name()?,
         threads: pool::threads(),
@@ -96,11 +102,15 @@ fn print_json(report: &impl Serialize) -> Result<()> {
 }
 
 /// Each precision as soon as it is measured.
-fn print_table(source: &Source, dtypes: &[Dtype], machine: &Machine) -> Result<()> {
+fn print_table(
+    machine: String,
+    dtypes: &[Dtype],
+    measured: impl Fn(Dtype) -> Result<Measured>,
+) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", machine.name()?)?;
+    writeln!(out, "{machine}")?;
     for &dtype in dtypes {
-        table::write(&mut out, &Measured::new(source, dtype, machine)?)?;
+        table::write(&mut out, &measured(dtype)?)?;
         out.flush()?;
     }
     Ok(())

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::machine::{self, Machine};
 use super::measure::{self, Decode, Next, Prompts};
+use super::requests::{Burst, Requests};
 use super::source::Source;
 use crate::model::{Config, Dtype, Transformer};
 
@@ -65,6 +66,8 @@ pub struct Measured {
     pub decode_top_p: Decoded,
     /// One sequence alone, by the tokens before.
     pub decode_by_depth: Vec<Depth>,
+    /// Many at once through the engine; null unless asked for.
+    pub requests: Option<Requests>,
 }
 
 /// A reading before and one after.
@@ -114,8 +117,13 @@ impl Around {
 }
 
 impl Measured {
-    /// Loads and measures.
-    pub fn new(source: &Source, dtype: Dtype, machine: &Machine) -> Result<Self> {
+    /// Loads and measures, if asked also so many requests at once.
+    pub fn new(
+        source: &Source,
+        dtype: Dtype,
+        machine: &Machine,
+        requests: Option<usize>,
+    ) -> Result<Self> {
         let bandwidth = machine.read_bandwidth()?;
         let peak = machine.multiply_add_peak(dtype)?;
         let afresh = machine::reset_peak_memory();
@@ -135,9 +143,14 @@ impl Measured {
             after: machine.multiply_add_peak(dtype)?,
         };
         timed.compare(&*model, bandwidth.mean(), peak.mean());
+        let packed_bytes = model.packed_bytes();
+        let burst = requests.map(|count| Burst::new(count, model.config()));
+        // The engine loads its own.
+        drop(model);
+        let requests = burst.map(|burst| Requests::new(source, dtype, machine, burst));
         Ok(Self {
             dtype: dtype.as_str(),
-            packed_bytes: model.packed_bytes(),
+            packed_bytes,
             load_seconds: matches!(source, Source::Files(_)).then_some(seconds),
             resident_bytes,
             peak_memory_bytes: peak_memory,
@@ -149,6 +162,7 @@ impl Measured {
             decode: timed.decode,
             decode_top_p: timed.decode_top_p,
             decode_by_depth: timed.by_depth,
+            requests: requests.transpose()?,
         })
     }
 }

@@ -4,6 +4,9 @@ use serde_json::json;
 
 use super::machine::Machine;
 #[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::engine::{Engine, EngineBuilder, EngineError};
+#[cfg(feature = "cuda")]
 use crate::model::CudaGpt2;
 use crate::model::{Config, Dtype, Gpt2, LoadOptions, ModelError, ModelFiles, Transformer};
 
@@ -23,11 +26,33 @@ impl Source {
         match machine {
             Machine::Cpu => Ok(Box::new(self.load_on_cpu(dtype)?)),
             #[cfg(feature = "cuda")]
-            Machine::Cuda(device) => {
-                let model = self.load_on_cpu(Dtype::F32)?;
-                Ok(Box::new(CudaGpt2::from_host(&model, dtype, device)?))
-            }
+            Machine::Cuda(device) => Ok(Box::new(self.load_on_gpu(dtype, device)?)),
         }
+    }
+
+    /// An engine on the model in this precision, otherwise as `builder` says.
+    /// Random weights have no tokenizer; the demo model's stands in, so that
+    /// there is text to be made, and only its tokens are chosen.
+    pub fn start(
+        &self,
+        builder: EngineBuilder,
+        dtype: Dtype,
+        machine: &Machine,
+    ) -> Result<Engine, EngineError> {
+        let builder = match self {
+            Self::Files(files) => builder.model(files.clone()),
+            Self::Random(_) => builder,
+        };
+        match machine {
+            Machine::Cpu => builder.start(self.load_on_cpu(dtype)?),
+            #[cfg(feature = "cuda")]
+            Machine::Cuda(device) => builder.start_on_gpu(self.load_on_gpu(dtype, device)?),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn load_on_gpu(&self, dtype: Dtype, device: &cuda::Device) -> Result<CudaGpt2, ModelError> {
+        CudaGpt2::from_host(&self.load_on_cpu(Dtype::F32)?, dtype, device)
     }
 
     /// The model in this precision, on the processor.

@@ -41,6 +41,11 @@ pub fn write(out: &mut impl Write, m: &Measured) -> Result<()> {
         let label = format!("decode after {}", row.past_tokens);
         line(out, &label, format_args!("{cost:>9.2} ms/token"))?;
     }
+    if let Some(row) = &m.requests {
+        let (all, outputs) = (row.tokens_per_second, row.output_tokens_per_second);
+        let figures = format_args!("{all:>9.1} tokens/s in and out, {outputs:.1} out");
+        line(out, &format!("{} requests", row.requests), figures)?;
+    }
     Ok(())
 }
 
