@@ -16,6 +16,9 @@ if [ "${1:-}" = --gpu ]; then
     exit
 fi
 
+# The oldest architecture that is supported, and a recent one.
+bash tests/cuda/resources.sh sm_80 sm_90
+
 cargo clippy --features cuda --lib --bins --test cuda -- -D warnings
 
 # Without a driver: the binary runs, and says what is missing.
