@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
-    ValidAsZeroBits, sys,
+    PinnedHostSlice, ValidAsZeroBits, sys,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -93,15 +93,6 @@ impl Device {
         Ok(self.buffer(slice.during(format_args!("{bytes} bytes of memory"))?))
     }
 
-    /// Writes values to the beginning of a buffer.
-    pub(super) fn write<T: DeviceRepr>(&self, values: &[T], to: &mut Buffer<T>) -> Result<()> {
-        if values.is_empty() {
-            return Ok(());
-        }
-        let mut to = to.slice.slice_mut(..values.len());
-        self.stream.memcpy_htod(values, &mut to).during("a copy")
-    }
-
     /// The first `len` values of a buffer, when all that was asked is done.
     pub(super) fn read<T: DeviceRepr + Clone + Default>(
         &self,
@@ -135,6 +126,48 @@ impl Device {
         Ok(values)
     }
 
+    /// Memory of the host for `len` words, all zero, that the device reads and
+    /// writes by itself.
+    pub(super) fn pinned(&self, len: usize) -> Result<Pinned> {
+        let context = self.stream.context();
+        // SAFETY: it is filled before anyone reads it.
+        let words = unsafe { context.alloc_pinned_with_flags(len.max(1), 0) };
+        let what = "page-locked memory of the host";
+        let mut words: PinnedHostSlice<u32> = words.during(what)?;
+        words.as_mut_slice().during(what)?.fill(0);
+        Ok(Pinned(words))
+    }
+
+    /// Lets the device take words of the host's memory when it is done with
+    /// what was asked before; `fill` writes them there first, when the device
+    /// has taken those of the last time.
+    pub(super) fn bring(
+        &self,
+        from: &mut Pinned,
+        to: &mut Buffer<u32>,
+        fill: impl FnOnce(&mut [u32]),
+    ) -> Result<()> {
+        fill(from.0.as_mut_slice().during("a copy to the device")?);
+        let brought = self.stream.memcpy_htod(&from.0, &mut to.slice);
+        brought.during("a copy to the device")
+    }
+
+    /// Lets the device copy the first `len` words of a buffer to the host's
+    /// memory when it is done with what was asked before.
+    pub(super) fn send(&self, from: &Buffer<u32>, len: usize, to: &mut Pinned) -> Result<()> {
+        let from = from.slice.slice(..len);
+        let sent = self.stream.memcpy_dtoh(&from, &mut to.0);
+        sent.during("a copy to the host")
+    }
+
+    /// What was sent, when all that was asked is done.
+    pub(super) fn sent<'a>(&self, to: &'a Pinned) -> Result<&'a [u32]> {
+        // First the stream: to wait for the memory's own event puts the thread
+        // to sleep, and it would wake late.
+        self.wait()?;
+        to.0.as_slice().during("a copy to the host")
+    }
+
     fn buffer<T>(&self, slice: CudaSlice<T>) -> Buffer<T> {
         let (pointer, _) = slice.device_ptr(&self.stream);
         Buffer { slice, pointer }
@@ -153,6 +186,12 @@ pub(super) struct Buffer<T> {
     /// Where it is, as kernels take it.
     pub(super) pointer: u64,
 }
+
+/// Words of the host's memory that are locked in their place. With any other
+/// memory a copy may keep the caller until it is done, and all that was asked
+/// before; with these the host goes on at once.
+#[derive(Debug)]
+pub(super) struct Pinned(PinnedHostSlice<u32>);
 
 impl<T> Buffer<T> {
     pub(super) fn len(&self) -> usize {

@@ -11,6 +11,7 @@ mod launch;
 mod limits;
 mod network;
 mod pass;
+mod pending;
 mod sample;
 mod scratch;
 mod step;
@@ -20,6 +21,7 @@ use std::fmt;
 pub use device::Device;
 pub use network::{Block, Cache, Matrix, Network, Norm, Shape};
 pub use pass::{Pass, Rows, Wanted};
+pub use pending::Pending;
 pub use sample::{Draw, Pick, Picked};
 pub use scratch::Outcome;
 

@@ -2,8 +2,9 @@
 
 use super::launch::{HeadsArgument, LinearArgument, Then};
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
+use super::pending::{Memory, Pending};
 use super::sample::{self, Pick};
-use super::scratch::{Inputs, Layout, Outcome, Places, Room, Scratch};
+use super::scratch::{Inputs, Layout, Places, Room, Scratch};
 use super::{BLOCK, CudaError, Result};
 use crate::kernels::pool;
 
@@ -204,19 +205,20 @@ impl Pass<'_> {
         self.network.device.read(&self.scratch.x, len)
     }
 
-    /// Ends the pass: logits and choices.
+    /// Launches the end of the pass: logits and choices.
     ///
     /// # Errors
     /// [`CudaError::Driver`].
-    pub fn finish(self) -> Result<Outcome> {
+    pub fn end(mut self) -> Result<Pending> {
         self.head()?;
         if !self.picks.iter().all(|pick| pick.is_whole()) {
             self.sample()?;
         }
-        let Self { network, .. } = self;
-        let outcome = self.scratch.outcome(network, &self.picks)?;
-        *pool::lock(&network.scratch) = Some(self.scratch);
-        Ok(outcome)
+        self.scratch.send_choices(self.network, &self.picks)?;
+        Ok(Pending {
+            memory: Memory::Pass(self.scratch),
+            picks: self.picks,
+        })
     }
 
     /// logits = head(ln_f(x)) of some rows.

@@ -1,7 +1,7 @@
 //! Memory on the device for what one pass computes.
 
 use super::Result;
-use super::device::Buffer;
+use super::device::{Buffer, Pinned};
 use super::launch::RowsArgument;
 use super::network::{Network, padded};
 use super::pass::{Rows, Wanted};
@@ -42,6 +42,7 @@ pub(super) struct Scratch {
     /// Picks, tokens, positions, sequences, logit rows and tables, one after
     /// another, so that one copy brings them.
     inputs: Buffer<u32>,
+    inputs_on_host: Pinned,
     /// The residual stream, `[rows, n_embd]`.
     pub(super) x: Buffer<f32>,
     /// Normed rows, and what attention gives: `[rows, padded n_embd]`.
@@ -55,6 +56,7 @@ pub(super) struct Scratch {
     pub(super) logits: Buffer<f32>,
     /// What was chosen: `[logit_rows]` times [`Picked`].
     pub(super) picked: Buffer<u32>,
+    picked_on_host: Pinned,
 }
 
 /// What is computed in a pass, and for what.
@@ -103,9 +105,11 @@ impl Scratch {
             tables,
             logit_rows,
         } = room;
+        let inputs = logit_rows * (Pick::WORDS + 1) + 3 * rows + tables;
         Ok(Self {
             room,
-            inputs: device.zeros(logit_rows * (Pick::WORDS + 1) + 3 * rows + tables)?,
+            inputs: device.zeros(inputs)?,
+            inputs_on_host: device.pinned(inputs)?,
             x: device.zeros(rows * shape.n_embd)?,
             // The head takes its rows through this, too.
             normed: device.zeros(rows.max(logit_rows) * normed)?,
@@ -114,6 +118,7 @@ impl Scratch {
             inner: device.zeros(rows * padded(shape.n_inner) * bytes)?,
             logits: device.zeros(logit_rows * shape.vocab_size)?,
             picked: device.zeros(logit_rows * Picked::WORDS)?,
+            picked_on_host: device.pinned(logit_rows * Picked::WORDS)?,
         })
     }
 
@@ -145,7 +150,13 @@ impl Scratch {
             all.extend_from_slice(table);
             all.resize(all.len() + stride - table.len(), 0);
         }
-        network.device.write(&all, &mut self.inputs)?;
+        let Self {
+            inputs,
+            inputs_on_host,
+            ..
+        } = self;
+        let fill = |words: &mut [u32]| words[..all.len()].copy_from_slice(&all);
+        network.device.bring(inputs_on_host, inputs, fill)?;
         let at = |values: usize| self.inputs.pointer + (values * size_of::<u32>()) as u64;
         let argument = RowsArgument {
             tokens: at(first),
@@ -161,8 +172,19 @@ impl Scratch {
         })
     }
 
-    /// Brings what was computed to the host: the rows that are wanted whole,
-    /// and of the others only what was chosen.
+    /// Lets what is chosen come to the host as soon as it is there.
+    pub(super) fn send_choices(&mut self, network: &Network, picks: &[Pick]) -> Result<()> {
+        if picks.iter().all(|pick| pick.is_whole()) {
+            return Ok(());
+        }
+        let words = picks.len() * Picked::WORDS;
+        network
+            .device
+            .send(&self.picked, words, &mut self.picked_on_host)
+    }
+
+    /// What was computed, when it is: the rows that are wanted whole, which
+    /// are copied only now, and the [choices](Self::send_choices) of the others.
     pub(super) fn outcome(&self, network: &Network, picks: &[Pick]) -> Result<Outcome> {
         let Network { device, shape, .. } = network;
         let whole: Vec<usize> = (0..picks.len()).filter(|&i| picks[i].is_whole()).collect();
@@ -173,12 +195,11 @@ impl Scratch {
             start..start + run.len() * shape.vocab_size
         });
         let ranges: Vec<_> = ranges.collect();
-        let chosen = match whole.len() < picks.len() {
-            true => picks.len() * Picked::WORDS,
-            false => 0,
+        let words = match whole.len() < picks.len() {
+            true => device.sent(&self.picked_on_host)?,
+            false => &[],
         };
-        let words = device.read(&self.picked, chosen)?;
-        let mut chosen = Picked::all(&words);
+        let mut chosen = Picked::all(words);
         let picked = picks.iter().map(|pick| {
             let picked = chosen.next();
             picked.filter(|_| !pick.is_whole())

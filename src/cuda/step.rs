@@ -6,8 +6,9 @@ use cudarc::driver::{CudaGraph, sys};
 
 use super::network::{Cache, Network};
 use super::pass::{Pass, Rows, Wanted};
+use super::pending::{Memory, Pending};
 use super::sample::Pick;
-use super::scratch::{Inputs, Layout, Outcome, Room, Scratch};
+use super::scratch::{Inputs, Layout, Room, Scratch};
 use super::{BLOCK, CudaError, During, Result};
 use crate::kernels::pool;
 
@@ -16,7 +17,7 @@ const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0)
 /// A step that was recorded, with the memory that its launches name.
 pub(super) struct Step {
     graph: CudaGraph,
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
 }
 
 // SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds
@@ -30,14 +31,14 @@ impl fmt::Debug for Step {
 }
 
 impl Network {
-    /// The next token of each of several sequences: a row for each, of which
-    /// each is wanted. What is launched is recorded once for each power of two
-    /// and then repeated, so that the processor has little to do; the bits are
-    /// those of a [`Pass`].
+    /// Launches the next token of each of several sequences: a row for each, of
+    /// which each is wanted. What is launched is recorded once for each power
+    /// of two and then repeated, so that the processor has little to do; the
+    /// bits are those of a [`Pass`].
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub fn decode(&self, rows: Rows<'_>, cache: &mut Cache, wanted: Wanted<'_>) -> Result<Outcome> {
+    pub fn decode(&self, rows: Rows<'_>, cache: &mut Cache, wanted: Wanted<'_>) -> Result<Pending> {
         rows.check(&self.shape, cache)?;
         let count = rows.tokens.len();
         wanted.check(&self.shape, count)?;
@@ -46,18 +47,20 @@ impl Network {
             return Err(CudaError::Unsupported(message.to_owned()));
         }
         let bucket = count.next_power_of_two();
-        let mut steps = pool::lock(&self.steps);
         let key = (bucket, cache.number);
-        let mut step = match steps.remove(&key) {
+        let recorded = pool::lock(&self.steps).remove(&key);
+        let mut step = match recorded {
             Some(step) => step,
             None => self.record(bucket, cache)?,
         };
         let scratch = &mut step.scratch;
         scratch.write(self, Inputs { rows, wanted }, self.layout(bucket))?;
         step.graph.launch().during("a recorded step")?;
-        let outcome = scratch.outcome(self, wanted.picks)?;
-        steps.insert(key, step);
-        Ok(outcome)
+        scratch.send_choices(self, wanted.picks)?;
+        Ok(Pending {
+            memory: Memory::Step(key, step),
+            picks: wanted.picks.to_vec(),
+        })
     }
 
     /// Every row of a step gets logits, and has room for a whole context.

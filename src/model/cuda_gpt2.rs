@@ -12,13 +12,18 @@ use super::pick::{Draw, Pick, Picked, Wish};
 use super::weights::{NormWeights, PackedLinear, Weights};
 use super::{Dtype, LoadOptions, ModelError};
 use crate::cuda::{self, Block, Cache, Device, Format, Matrix, Network, Norm};
-use crate::cuda::{Outcome, Rows, Shape, Wanted};
+use crate::cuda::{Pending, Rows, Shape, Wanted};
 use crate::kernels::linear::unpack_column;
 use candle_core::Tensor;
 
 /// Rows of a step up to which it is recorded: each size keeps memory of its
 /// own, and for more rows the launches take a small part of the time.
 const MOST_RECORDED: usize = 256;
+
+/// A forward pass that a GPU computes, [begun](CudaGpt2::begin) and not
+/// [finished](CudaGpt2::finish).
+#[derive(Debug)]
+pub struct CudaPass(Pending);
 
 /// A GPT-2 whose weights are on a GPU.
 #[derive(Debug)]
@@ -131,7 +136,26 @@ impl CudaGpt2 {
     /// # Errors
     /// As [`Gpt2::forward`], and [`ModelError::Cuda`].
     pub fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
-        self.forward_recorded(batch, cache, &mut NoRecorder)
+        self.finish(self.begin(batch, cache)?)
+    }
+
+    /// The first half of [`forward`](Self::forward): launches it and doesn't
+    /// wait for the GPU.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn begin(&self, batch: &Batch, cache: &mut KvCache) -> Result<CudaPass, ModelError> {
+        self.begin_recorded(batch, cache, &mut NoRecorder)
+    }
+
+    /// The second half: waits for the GPU.
+    ///
+    /// # Errors
+    /// [`ModelError::Cuda`].
+    pub fn finish(&self, pass: CudaPass) -> Result<Logits, ModelError> {
+        let outcome = self.network.finish(pass.0)?;
+        let tokens = outcome.picked.into_iter().map(|p| p.map(picked));
+        Logits::with_tokens(outcome.logits, self.config.vocab_size, tokens.collect())
     }
 
     /// [`forward`](Self::forward), showing the residual stream to `recorder`,
@@ -145,6 +169,15 @@ impl CudaGpt2 {
         cache: &mut KvCache,
         recorder: &mut R,
     ) -> Result<Logits, ModelError> {
+        self.finish(self.begin_recorded(batch, cache, recorder)?)
+    }
+
+    fn begin_recorded<R: Recorder>(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        recorder: &mut R,
+    ) -> Result<CudaPass, ModelError> {
         batch.check(&self.config, cache)?;
         let tables: Vec<&[u32]> = batch.spans.iter().map(|span| &*span.blocks).collect();
         let numbers = batch.spans.iter().zip(0..);
@@ -165,7 +198,7 @@ impl CudaGpt2 {
         };
         let cache = cache.device()?;
         if !R::RECORDS && batch.is_a_step() && batch.len() <= MOST_RECORDED {
-            return self.outcome(self.network.decode(rows, cache, wanted)?);
+            return Ok(CudaPass(self.network.decode(rows, cache, wanted)?));
         }
         let mut pass = self.network.begin(rows, cache, wanted)?;
         for layer in 0..=self.config.n_layer {
@@ -178,7 +211,7 @@ impl CudaGpt2 {
                 recorder.hidden(layer, &x)?;
             }
         }
-        self.outcome(pass.finish()?)
+        Ok(CudaPass(pass.end()?))
     }
 
     /// The tokens that `wishes` choose of rows of logits `[wishes, vocab]`, on
@@ -198,11 +231,6 @@ impl CudaGpt2 {
             .into_iter()
             .map(picked)
             .collect())
-    }
-
-    fn outcome(&self, outcome: Outcome) -> Result<Logits, ModelError> {
-        let tokens = outcome.picked.into_iter().map(|p| p.map(picked));
-        Logits::with_tokens(outcome.logits, self.config.vocab_size, tokens.collect())
     }
 }
 

@@ -27,7 +27,7 @@ pub use batch::{Batch, LogitRows};
 pub use blocks::{BlockCounts, Blocks, Lease};
 pub use config::{Activation, Config};
 #[cfg(feature = "cuda")]
-pub use cuda_gpt2::CudaGpt2;
+pub use cuda_gpt2::{CudaGpt2, CudaPass};
 pub use device::Device;
 pub use error::ModelError;
 pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};

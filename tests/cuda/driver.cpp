@@ -14,6 +14,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <tuple>
@@ -176,12 +177,42 @@ struct Stream {
     Graph *capturing;
 };
 
+// CUDA_EMULATED_LAZY lets all work wait until somebody waits for it: what is
+// read too early is old then. Without, it is done when it is asked for, before
+// anything that should have come first.
+bool lazy() {
+    static const bool set = getenv("CUDA_EMULATED_LAZY");
+    return set;
+}
+
+// What waits, in the order of all streams.
+Graph &waiting = *new Graph;
+
 int enqueue(void *stream, std::function<void()> work) {
     std::lock_guard<std::mutex> lock(mutex);
     Graph *capturing = ((Stream *)stream)->capturing;
     if (capturing) capturing->push_back(work);
+    else if (lazy()) waiting.push_back(work);
     else work();
     return 0;
+}
+
+int do_all() {
+    std::lock_guard<std::mutex> lock(mutex);
+    for (auto &work : waiting) work();
+    waiting.clear();
+    return 0;
+}
+
+// Memory of the host that is locked in its place.
+std::map<char *, size_t> &pinned = *new std::map<char *, size_t>;
+
+bool is_pinned(const void *memory) {
+    std::lock_guard<std::mutex> lock(mutex);
+    auto after = pinned.upper_bound((char *)memory);
+    if (after == pinned.begin()) return false;
+    auto [start, bytes] = *--after;
+    return (char *)memory < start + bytes;
 }
 
 std::map<void *, size_t> &sizes() {
@@ -218,15 +249,15 @@ API cuDevicePrimaryCtxRetain(void **context, int) { return *context = &mutex, 0;
 API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 API cuCtxSetCurrent(void *) { return 0; }
 API cuCtxGetCurrent(void **context) { return *context = &mutex, 0; }
-API cuCtxSynchronize() { return 0; }
+API cuCtxSynchronize() { return do_all(); }
 API cuStreamCreate(void **stream, unsigned) { return *stream = new Stream{}, 0; }
 API cuStreamDestroy_v2(void *stream) { return delete (Stream *)stream, 0; }
-API cuStreamSynchronize(void *) { return 0; }
+API cuStreamSynchronize(void *) { return do_all(); }
 API cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
 API cuEventCreate(void **event, unsigned) { return *event = &mutex, 0; }
 API cuEventRecord(void *, void *) { return 0; }
 API cuEventQuery(void *) { return 0; }
-API cuEventSynchronize(void *) { return 0; }
+API cuEventSynchronize(void *) { return do_all(); }
 API cuEventDestroy_v2(void *) { return 0; }
 API cuGetErrorName(int, const char **name) { return *name = "CUDA_ERROR_EMULATED", 0; }
 API cuGetErrorString(int error, const char **text) {
@@ -253,6 +284,7 @@ API cuMemAlloc_v2(Pointer *pointer, size_t bytes) {
     return *pointer = (Pointer)start, 0;
 }
 API cuMemFree_v2(Pointer pointer) {
+    do_all();
     std::lock_guard<std::mutex> lock(mutex);
     auto found = sizes().find((void *)pointer);
     if (found == sizes().end()) return INVALID_VALUE;
@@ -263,14 +295,29 @@ API cuMemFree_v2(Pointer pointer) {
 }
 API cuMemAllocAsync(Pointer *pointer, size_t bytes, void *) { return cuMemAlloc_v2(pointer, bytes); }
 API cuMemFreeAsync(Pointer pointer, void *) { return cuMemFree_v2(pointer); }
+API cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
+    std::lock_guard<std::mutex> lock(mutex);
+    pinned[(char *)(*memory = malloc(bytes))] = bytes;
+    return 0;
+}
+API cuMemFreeHost(void *memory) {
+    std::lock_guard<std::mutex> lock(mutex);
+    pinned.erase((char *)memory);
+    return free(memory), 0;
+}
 API cuMemsetD8Async(Pointer to, unsigned char value, size_t count, void *stream) {
     return enqueue(stream, [=] { memset((void *)to, value, count); });
 }
 API cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, void *stream) {
-    return enqueue(stream, [=] { memcpy((void *)to, from, bytes); });
+    if (!lazy() || is_pinned(from))
+        return enqueue(stream, [=] { memcpy((void *)to, from, bytes); });
+    // The driver's own copy, so that the host's memory is free at once.
+    auto copy = std::make_shared<std::string>((const char *)from, bytes);
+    return enqueue(stream, [=] { memcpy((void *)to, copy->data(), bytes); });
 }
 API cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, void *stream) {
-    return enqueue(stream, [=] { memcpy(to, (void *)from, bytes); });
+    enqueue(stream, [=] { memcpy(to, (void *)from, bytes); });
+    return is_pinned(to) ? 0 : do_all();
 }
 API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void *stream) {
     return enqueue(stream, [=] { memcpy((void *)to, (void *)from, bytes); });
@@ -314,9 +361,8 @@ API cuStreamEndCapture(void *stream, void **graph) {
 API cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
     return *executable = new Graph(*(Graph *)graph), 0;
 }
-API cuGraphLaunch(void *executable, void *) {
-    std::lock_guard<std::mutex> lock(mutex);
-    for (auto &work : *(Graph *)executable) work();
+API cuGraphLaunch(void *executable, void *stream) {
+    for (auto &work : *(Graph *)executable) enqueue(stream, work);
     return 0;
 }
 API cuGraphUpload(void *, void *) { return 0; }

@@ -161,6 +161,32 @@ fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     }
 }
 
+/// A pass that nobody finishes is computed all the same.
+#[test]
+fn passes_under_way_together_change_no_bit() {
+    let model = on_gpu(&odd(), Dtype::Bf16);
+    let mut cache = model.cache(3 * 32).unwrap();
+    let mut leases: Vec<_> = (0..3).map(|_| cache.lease()).collect();
+    for tokens in [[5, 6, 7], [15, 16, 17]] {
+        let mut passes = Vec::new();
+        for (lease, token) in leases.iter_mut().zip(tokens) {
+            lease.grow(1).unwrap();
+            let mut batch = Batch::new();
+            batch.push(&[token], lease, LogitRows::Last).unwrap();
+            passes.push(model.begin(&batch, &mut cache).unwrap());
+            lease.commit(1);
+        }
+        if tokens[0] == 5 {
+            continue;
+        }
+        for (pass, first) in passes.into_iter().zip([5, 6, 7]) {
+            let found = model.finish(pass).unwrap();
+            let expected = whole(&model, &[first, first + 10]);
+            assert!(found.row(0) == &*expected[1], "after {first}");
+        }
+    }
+}
+
 /// The comparison can fail: another context, other bits.
 #[test]
 fn other_tokens_give_other_bits() {

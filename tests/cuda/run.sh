@@ -36,7 +36,7 @@ g++ -std=c++20 -O2 -fPIC -shared -Itests/cuda -Wl,-soname,libcuda.so.1 \
 ln -sf libcuda.so.1 "$folder/libcuda.so"
 export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 tests
-CUDA_EMULATED_ORDER=backward tests
+CUDA_EMULATED_ORDER=backward CUDA_EMULATED_LAZY=1 tests
 
 # The command line: the same text, and clear errors.
 story() { "$gpt2" generate "Once upon a time" --max-tokens 20 "$@"; }
