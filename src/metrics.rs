@@ -103,7 +103,7 @@ impl Metrics {
                 "time_between_tokens",
                 "Between two tokens of a request; tokens guessed rightly come together",
             ),
-            step: seconds(r, "step", "One step: schedule, forward, emit"),
+            step: seconds(r, "step", "One step: schedule, forward, choose"),
             scheduling,
             registry,
         }

@@ -21,7 +21,8 @@ pub(super) struct Step {
 }
 
 // SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds
-// the context to the thread that calls it, and the network's lock lets in one.
+// the context to the thread that calls it. Whoever takes a step out of the
+// network has it alone.
 unsafe impl Send for Step {}
 
 impl fmt::Debug for Step {

@@ -1,5 +1,6 @@
 //! What a caller of the engine may be told.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::params::ParamError;
@@ -80,4 +81,16 @@ pub enum EngineError {
     /// Something that should not happen did; details are in the log.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// Turns a panic into an error, so that one bug is not the end of the engine.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let reason = panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "unknown panic".to_owned());
+        Err(EngineError::Internal(reason))
+    })
 }

@@ -6,23 +6,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::EngineError;
+use super::error::{EngineError, guarded};
 use super::event::Event;
+use super::generation::Generation;
 use super::inspect::Inspecting;
 use super::queue::Place;
 use super::scheduler::{Purpose, Runnable};
 use super::score::TokenScore;
 use super::sequence::Sequence;
-use super::speculation::LONGEST;
 use crate::metrics::Metrics;
 use crate::model::{Row, Wish};
-
-/// Events that may wait for the reader of one request.
-pub const EVENTS: usize = 256;
-
-/// Places that a step may fill: the known token's, the guesses', the end; and
-/// one is kept for an error.
-const EVENTS_OF_A_STEP: usize = LONGEST + 3;
 
 /// A request that waits or runs.
 #[derive(Debug)]
@@ -40,17 +33,6 @@ enum Task {
     Generate(Box<Generation>),
     Score(Scoring),
     Inspect(Box<Inspecting>),
-}
-
-/// A text that is being continued.
-#[derive(Debug)]
-struct Generation {
-    sequence: Sequence,
-    events: mpsc::Sender<Event>,
-    /// When the last token was sent.
-    sent: Option<Instant>,
-    /// Since when the reader has taken too little.
-    stalled: Option<Instant>,
 }
 
 /// A text that is being scored.
@@ -82,12 +64,7 @@ impl Job {
         admission: Admission,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let task = Task::Generate(Box::new(Generation {
-            sequence,
-            events,
-            sent: None,
-            stalled: None,
-        }));
+        let task = Task::Generate(Box::new(Generation::new(sequence, events)));
         Self::new(task, admission, metrics)
     }
 
@@ -139,14 +116,34 @@ impl Job {
         }
     }
 
-    /// Takes what the rows of its span give and tells its reader what follows.
+    /// Takes what the rows of its span give: all that the next step depends
+    /// on. A reader of tokens hears of them when it is [told](Self::tell).
     pub fn advance(&mut self, rows: &mut [Row<'_>]) {
         match &mut self.task {
-            Task::Generate(generation) if !rows.is_empty() => {
-                generation.advance(rows, self.submitted, &self.metrics);
-            }
+            Task::Generate(generation) if !rows.is_empty() => generation.sequence.advance(rows),
             Task::Generate(_) | Task::Inspect(_) => {}
             Task::Score(scoring) => scoring.advance(rows),
+        }
+    }
+
+    /// Whether there is something to [tell](Self::tell).
+    pub fn has_news(&self) -> bool {
+        match &self.task {
+            Task::Generate(generation) => generation.sequence.untold() > 0,
+            Task::Score(_) | Task::Inspect(_) => false,
+        }
+    }
+
+    /// Tells its reader what was decided. If that panics it fails, alone.
+    pub fn tell(&mut self) {
+        if let Task::Generate(generation) = &mut self.task
+            && let Err(error) = guarded(|| {
+                generation.tell(self.submitted, &self.metrics);
+                Ok(())
+            })
+        {
+            tracing::error!("telling a request of its tokens failed: {error}");
+            generation.fail(error);
         }
     }
 
@@ -161,7 +158,7 @@ impl Job {
     /// Whether there is nothing more to do, or nobody who cares.
     pub fn is_over(&self) -> bool {
         match &self.task {
-            Task::Generate(generation) => generation.sequence.is_over(),
+            Task::Generate(generation) => generation.is_over(),
             Task::Score(scoring) => scoring.answer.is_none(),
             Task::Inspect(inspecting) => inspecting.answer.is_none(),
         }
@@ -170,11 +167,13 @@ impl Job {
     /// Whether to go on with it at `now`; its reader is told if not.
     pub fn goes_on(&mut self, now: Instant, patience: Duration) -> bool {
         let abandoned = match &self.task {
-            Task::Generate(generation) => generation.events.is_closed(),
+            Task::Generate(generation) => generation.is_abandoned(),
             Task::Score(scoring) => scoring.answer.as_ref().is_none_or(|a| a.is_closed()),
             Task::Inspect(inspecting) => inspecting.answer.as_ref().is_none_or(|a| a.is_closed()),
         };
         if abandoned {
+            // Nobody hears it, but it counts.
+            self.tell();
             return false;
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -190,13 +189,12 @@ impl Job {
         true
     }
 
-    /// Tells its reader that it failed.
+    /// Tells its reader that it failed, after what was decided before.
     pub fn fail(&mut self, error: EngineError) {
+        self.tell();
         // A reader that is gone no longer cares.
         match &mut self.task {
-            Task::Generate(generation) => {
-                let _ = generation.events.try_send(Event::Failed(error));
-            }
+            Task::Generate(generation) => generation.fail(error),
             Task::Score(scoring) => {
                 if let Some(answer) = scoring.answer.take() {
                     let _ = answer.send(Err(error));
@@ -252,41 +250,6 @@ impl Runnable for Job {
             Task::Score(scoring) => scoring.scores.truncate(1),
             Task::Inspect(inspecting) => inspecting.inspection.restart(),
         }
-    }
-}
-
-impl Generation {
-    fn is_ready(&self) -> bool {
-        // One that has stalled must read for a while before it is taken up.
-        let room = match self.stalled {
-            None => EVENTS_OF_A_STEP,
-            Some(_) => EVENTS / 2,
-        };
-        self.events.capacity() >= room
-    }
-
-    /// How long its reader has left no room for another step.
-    fn stalled_for(&mut self, now: Instant) -> Duration {
-        if self.is_ready() {
-            self.stalled = None;
-            return Duration::ZERO;
-        }
-        now - *self.stalled.get_or_insert(now)
-    }
-
-    fn advance(&mut self, rows: &mut [Row<'_>], submitted: Instant, metrics: &Metrics) {
-        let now = Instant::now();
-        let (events, sent) = (&self.events, &mut self.sent);
-        self.sequence.advance(rows, |token, finished| {
-            match sent.replace(now) {
-                None => metrics.first_token(now - submitted),
-                Some(before) => metrics.next_token(now - before),
-            }
-            // There is room for the events of a step, so sending fails only
-            // when the receiver is gone.
-            events.try_send(Event::Token(token)).is_ok()
-                && finished.is_none_or(|finished| events.try_send(finished.into()).is_ok())
-        });
     }
 }
 

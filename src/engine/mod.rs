@@ -11,6 +11,7 @@ mod builder;
 mod capacity;
 mod error;
 mod event;
+mod generation;
 mod inspect;
 mod job;
 mod params;
@@ -44,8 +45,9 @@ pub use speculation::Speculation;
 use crate::metrics::Metrics;
 use crate::model::Config;
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use generation::EVENTS;
 use inspect::Inspecting;
-use job::{Admission, EVENTS};
+use job::Admission;
 use queue::Queue;
 use worker::Command;
 

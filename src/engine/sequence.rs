@@ -1,10 +1,14 @@
 //! One request's state: its tokens, its sampler, its text.
+//!
+//! What the next step depends on is known as soon as a token is chosen: the
+//! token, and whether it is the last. What is only to be told, most of all its
+//! text, may be made while that step is under way: see [`Sequence::tell`].
 
 use super::event::{Event, FinishReason, Finished, Token, Usage};
 use super::params::SamplingParams;
-use super::sampling::Sampler;
+use super::sampling::{Chosen, Sampler};
 use super::speculation::{Drafter, Speculation};
-use super::stream::{Pushed, TextStream};
+use super::stream::{Pushed, Role, TextStream};
 use crate::model::{Row, Wish};
 use crate::tokenizer::Tokenizer;
 
@@ -49,7 +53,28 @@ pub struct Sequence {
     draft: Vec<u32>,
     /// Tokens of the prompt that were in the cache already.
     cached: usize,
+    /// In their order.
+    untold: Vec<Untold>,
     over: bool,
+}
+
+/// A token that was chosen and is yet to be told.
+#[derive(Debug)]
+struct Untold {
+    index: usize,
+    chosen: Chosen,
+    text: Text,
+    /// Why it is the last, if it is.
+    end: Option<FinishReason>,
+}
+
+/// The text that a token makes certain.
+#[derive(Debug)]
+enum Text {
+    /// It had to be known: a stop string might have been in it.
+    Known(String),
+    /// Nothing depends on it.
+    Later(Role),
 }
 
 impl Sequence {
@@ -75,6 +100,7 @@ impl Sequence {
             },
             draft: Vec::new(),
             cached: 0,
+            untold: Vec::new(),
             over: false,
             tokens: prompt,
         }
@@ -121,19 +147,12 @@ impl Sequence {
     }
 
     /// Takes what a forward pass gives, row by row as long as the guesses are
-    /// right, and tells of each token that is certain now. False from `emit`
-    /// ends it.
-    pub fn advance(
-        &mut self,
-        rows: &mut [Row<'_>],
-        mut emit: impl FnMut(Token, Option<Finished>) -> bool,
-    ) {
+    /// right. The tokens are to be [told](Self::tell).
+    pub fn advance(&mut self, rows: &mut [Row<'_>]) {
         let mut right = 0;
         for (place, row) in rows.iter_mut().enumerate() {
-            let (token, finished) = self.choose(row);
-            let (id, over) = (token.token_id, finished.is_some());
-            if !emit(token, finished) || over {
-                self.over = true;
+            let id = self.choose(row);
+            if self.over {
                 return;
             }
             if self.draft.get(place) != Some(&id) {
@@ -147,48 +166,63 @@ impl Sequence {
         self.draft.clear();
     }
 
-    /// Takes the next token and tells what happened.
-    fn choose(&mut self, row: &mut Row<'_>) -> (Token, Option<Finished>) {
+    /// Takes the next token: its id.
+    fn choose(&mut self, row: &mut Row<'_>) -> u32 {
         let chosen = self.sampler.take(row, &self.ends);
-        self.tokens.push(chosen.id);
-        let index = self.sampler.generated() - 1;
-        let (text, reason) = self.text_of(chosen.id);
-        let token = Token {
-            index,
-            token_id: chosen.id,
+        let id = chosen.id;
+        self.tokens.push(id);
+        let (text, end) = self.decide(id);
+        self.over = end.is_some();
+        self.untold.push(Untold {
+            index: self.sampler.generated() - 1,
+            chosen,
             text,
-            logprob: chosen.logprob,
-            top: chosen.top,
-        };
-        (token, reason.map(|reason| self.finished(reason)))
+            end,
+        });
+        id
     }
 
-    /// The text that a token makes certain, and whether it is the last.
-    fn text_of(&mut self, id: u32) -> (String, Option<FinishReason>) {
+    /// Whether a token is the last, and its text as far as that depends on it.
+    fn decide(&mut self, id: u32) -> (Text, Option<FinishReason>) {
         let generated = self.sampler.generated();
-        let stops_count = generated >= self.min_tokens;
-        let stop = Some(FinishReason::Stop);
-        if self.ends.contains(&id) {
-            return match self.text.finish(stops_count) {
-                Pushed::Text(text) | Pushed::Stopped(text) => (text, stop),
-            };
-        }
-        let mut certain = match self.text.push(id, stops_count) {
-            Pushed::Text(text) => text,
-            Pushed::Stopped(text) => return (text, stop),
+        let (role, end) = if self.ends.contains(&id) {
+            (Role::End, Some(FinishReason::Stop))
+        } else if generated >= self.budget {
+            (Role::Last, Some(FinishReason::Length))
+        } else {
+            (Role::Inner, None)
         };
-        if generated < self.budget {
-            return (certain, None);
+        if !self.text.has_stops() {
+            return (Text::Later(role), end);
         }
-        match self.text.finish(stops_count) {
-            Pushed::Text(text) => {
-                certain += &text;
-                (certain, Some(FinishReason::Length))
-            }
-            Pushed::Stopped(text) => {
-                certain += &text;
-                (certain, stop)
-            }
+        match self.text.add(id, role, generated >= self.min_tokens) {
+            Pushed::Text(text) => (Text::Known(text), end),
+            Pushed::Stopped(text) => (Text::Known(text), Some(FinishReason::Stop)),
+        }
+    }
+
+    /// Tokens that were chosen and not told yet.
+    pub fn untold(&self) -> usize {
+        self.untold.len()
+    }
+
+    /// Tells of these, in their order.
+    pub fn tell(&mut self, mut emit: impl FnMut(Token, Option<Finished>)) {
+        for untold in std::mem::take(&mut self.untold) {
+            let Chosen { id, logprob, top } = untold.chosen;
+            let text = match untold.text {
+                Text::Known(text) => text,
+                // Without stop strings it doesn't matter whether they count.
+                Text::Later(role) => self.text.add(id, role, true).into_text(),
+            };
+            let token = Token {
+                index: untold.index,
+                token_id: id,
+                text,
+                logprob,
+                top,
+            };
+            emit(token, untold.end.map(|reason| self.finished(reason)));
         }
     }
 

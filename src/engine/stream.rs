@@ -21,6 +21,26 @@ pub enum Pushed {
     Stopped(String),
 }
 
+/// What a token is to the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Others come after it.
+    Inner,
+    /// The last one.
+    Last,
+    /// The end: not part of the text.
+    End,
+}
+
+impl Pushed {
+    /// The text, whatever it means.
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Text(text) | Self::Stopped(text) => text,
+        }
+    }
+}
+
 impl TextStream {
     /// A stream that ends at any of `stop`.
     pub fn new(decoder: Option<IncrementalDecoder>, stop: Vec<String>) -> Self {
@@ -31,9 +51,29 @@ impl TextStream {
         }
     }
 
+    /// Whether its text may end it.
+    pub fn has_stops(&self) -> bool {
+        !self.stop.is_empty()
+    }
+
     /// Adds a token. `stops_count` is false as long as stop strings are to be
     /// ignored.
-    pub fn push(&mut self, id: u32, stops_count: bool) -> Pushed {
+    pub fn add(&mut self, id: u32, role: Role, stops_count: bool) -> Pushed {
+        let certain = match role {
+            Role::End => return self.finish(stops_count),
+            Role::Inner => return self.push(id, stops_count),
+            Role::Last => match self.push(id, stops_count) {
+                Pushed::Text(text) => text,
+                stopped => return stopped,
+            },
+        };
+        match self.finish(stops_count) {
+            Pushed::Text(text) => Pushed::Text(certain + &text),
+            Pushed::Stopped(text) => Pushed::Stopped(certain + &text),
+        }
+    }
+
+    fn push(&mut self, id: u32, stops_count: bool) -> Pushed {
         let text = self
             .decoder
             .as_mut()
@@ -44,7 +84,7 @@ impl TextStream {
     }
 
     /// The last text: what was held back.
-    pub fn finish(&mut self, stops_count: bool) -> Pushed {
+    fn finish(&mut self, stops_count: bool) -> Pushed {
         let rest = self
             .decoder
             .as_mut()

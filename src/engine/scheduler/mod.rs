@@ -203,6 +203,13 @@ impl<J: Runnable> Scheduler<J> {
         &mut self.running
     }
 
+    /// All jobs, whatever their state.
+    pub fn jobs(&mut self) -> impl Iterator<Item = &mut J> {
+        let waiting = self.waiting.iter_mut().chain(&mut self.parked);
+        let running = self.running.iter_mut().map(|running| &mut running.job);
+        waiting.map(|arrived| &mut arrived.job).chain(running)
+    }
+
     /// How often a job had to give up its blocks.
     pub fn preemptions(&self) -> u64 {
         self.preemptions
@@ -250,8 +257,8 @@ impl<J: Runnable> Scheduler<J> {
     }
 
     /// The forward pass of `spans` is done and each job has taken its logits;
-    /// `over` tells which jobs have nothing more to do.
-    pub fn settle(&mut self, spans: &[Span], over: impl Fn(&J) -> bool) {
+    /// `over` tells which jobs have nothing more to do. Takes these out.
+    pub fn settle(&mut self, spans: &[Span], over: impl Fn(&J) -> bool) -> Vec<J> {
         for span in spans {
             let Running { job, lease, .. } = &mut self.running[span.index];
             lease.commit(span.len());
@@ -266,7 +273,8 @@ impl<J: Runnable> Scheduler<J> {
                 lease.publish(known);
             }
         }
-        self.running.retain(|running| !over(&running.job));
+        let ended = self.running.extract_if(.., |running| over(&running.job));
+        ended.map(|running| running.job).collect()
     }
 
     /// The forward pass of `spans` failed: takes its jobs out.

@@ -1,14 +1,16 @@
-//! The one thread that owns the model: schedule → forward → emit, over and
-//! over, for all requests at once.
+//! The one thread that owns the model: schedule → forward → choose, over and
+//! over, for all requests at once. What was chosen is told at once or, where a
+//! device computes, while the next forward pass is under way.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod forward;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::EngineError;
+use super::error::{EngineError, guarded};
 use super::event::Event;
 use super::inspect::Inspecting;
 use super::job::{Admission, Job};
@@ -19,10 +21,9 @@ use super::sequence::{Context, Limits, Sequence};
 use super::speculation::Speculation;
 use crate::kernels::pool;
 use crate::metrics::{EngineState, Metrics};
-#[cfg(feature = "cuda")]
-use crate::model::CudaGpt2;
-use crate::model::{Batch, Gpt2, Inspector, KvCache, Logits, ModelError, Row};
+use crate::model::{Batch, Inspector, KvCache, Logits, Row};
 use crate::tokenizer::Tokenizer;
+pub use forward::{Forward, Tell};
 
 /// What the engine's handle asks of the worker.
 #[derive(Debug)]
@@ -48,55 +49,6 @@ pub enum Command {
     },
 }
 
-/// What computes logits: [`Gpt2`] or, on a GPU, `CudaGpt2`; tests have others.
-pub trait Forward {
-    /// See [`Gpt2::forward_recorded`].
-    fn forward(
-        &self,
-        batch: &Batch,
-        cache: &mut KvCache,
-        inspector: &mut Inspector<'_>,
-    ) -> Result<Logits, ModelError>;
-
-    /// See [`Inspecting::answer_if_done`].
-    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError>;
-}
-
-impl Forward for Gpt2 {
-    fn forward(
-        &self,
-        batch: &Batch,
-        cache: &mut KvCache,
-        inspector: &mut Inspector<'_>,
-    ) -> Result<Logits, ModelError> {
-        if inspector.is_empty() {
-            Gpt2::forward(self, batch, cache)
-        } else {
-            self.forward_recorded(batch, cache, inspector)
-        }
-    }
-
-    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
-        inspecting.answer_if_done(self)
-    }
-}
-
-#[cfg(feature = "cuda")]
-impl Forward for CudaGpt2 {
-    fn forward(
-        &self,
-        batch: &Batch,
-        cache: &mut KvCache,
-        _inspector: &mut Inspector<'_>,
-    ) -> Result<Logits, ModelError> {
-        CudaGpt2::forward(self, batch, cache)
-    }
-
-    fn answer(&self, _inspecting: &mut Inspecting) -> Result<(), EngineError> {
-        Err(EngineError::NoInspection)
-    }
-}
-
 /// How long a worker sleeps whose readers have all stalled.
 const NAP: Duration = Duration::from_millis(2);
 
@@ -117,7 +69,15 @@ pub struct Worker<M> {
     model: M,
     cache: KvCache,
     scheduler: Scheduler<Job>,
+    /// Jobs that are over, but for what is to be told of them.
+    ended: Vec<Job>,
     setup: Setup,
+}
+
+/// A forward pass that has begun.
+struct Begun<P> {
+    batch: Batch,
+    pass: P,
 }
 
 impl<M: Forward> Worker<M> {
@@ -127,6 +87,7 @@ impl<M: Forward> Worker<M> {
             scheduler: Scheduler::new(cache.blocks().clone(), setup.bounds),
             model,
             cache,
+            ended: Vec::new(),
             setup,
         }
     }
@@ -143,7 +104,12 @@ impl<M: Forward> Worker<M> {
     /// Takes new commands, waiting for one if there is nothing else to do.
     /// False when there never will be.
     fn receive(&mut self, commands: &Receiver<Command>, asleep: bool) -> bool {
-        if self.scheduler.is_empty() {
+        let idle = self.scheduler.is_empty();
+        if idle || asleep {
+            // No step begins beside which something could be told.
+            self.tell();
+        }
+        if idle {
             match commands.recv() {
                 Ok(command) => self.accept(command),
                 Err(_) => return false,
@@ -207,37 +173,62 @@ impl<M: Forward> Worker<M> {
             return false;
         }
         let scheduled = Instant::now();
-        let result = guarded(|| {
-            let logits = self.forward(&spans)?;
-            self.emit(&spans, logits);
-            Ok(())
-        });
-        let emitted = Instant::now();
+        let result = self.compute(&spans);
+        let computed = Instant::now();
         match result {
-            Ok(()) => self.scheduler.settle(&spans, Job::is_over),
+            Ok(()) => {
+                let ended = self.scheduler.settle(&spans, Job::is_over);
+                self.ended.extend(ended);
+            }
             Err(error) => self.fail(&spans, &error),
         }
-        let scheduling = (scheduled - start) + emitted.elapsed();
+        let scheduling = (scheduled - start) + computed.elapsed();
         self.setup.metrics.step(start.elapsed(), scheduling);
         true
     }
 
-    fn forward(&mut self, spans: &[Span]) -> Result<Logits, EngineError> {
+    /// One forward pass, and what the jobs choose of it. While it is under way
+    /// they tell what they chose before, if they have not.
+    ///
+    /// If it fails or panics, what its jobs hold in the cache was not
+    /// published, and is rewritten before it is read.
+    fn compute(&mut self, spans: &[Span]) -> Result<(), EngineError> {
+        let begun = guarded(|| self.begin(spans));
+        self.tell();
+        let begun = begun?;
+        guarded(|| {
+            let logits = self.finish(spans, begun)?;
+            self.choose(spans, logits);
+            Ok(())
+        })
+    }
+
+    fn begin(&mut self, spans: &[Span]) -> Result<Begun<M::Pass>, EngineError> {
         let mut batch = Batch::new();
-        let mut inspector = Inspector::default();
-        for (span, running) in chosen(spans, self.scheduler.running()) {
-            let first = batch.len();
+        for (span, running) in with_jobs(spans, self.scheduler.running()) {
             let known = &running.job.tokens()[span.tokens.clone()];
             let tokens = [known, &running.job.draft()[..span.guesses]].concat();
             let wishes = running.job.wishes(span.logit_rows());
             batch.push_wishes(&tokens, &running.lease, &wishes)?;
+        }
+        let pass = self.model.begin(&batch, &mut self.cache)?;
+        Ok(Begun { batch, pass })
+    }
+
+    fn finish(&mut self, spans: &[Span], begun: Begun<M::Pass>) -> Result<Logits, EngineError> {
+        let Begun { batch, pass } = begun;
+        let mut inspector = Inspector::default();
+        let mut first = 0;
+        for (span, running) in with_jobs(spans, self.scheduler.running()) {
+            let rows = first..first + span.len();
+            first = rows.end;
             if let Some(inspecting) = running.job.inspecting() {
-                inspector.look(first..batch.len(), &mut inspecting.inspection);
+                inspector.look(rows, &mut inspecting.inspection);
             }
         }
         let cache = &mut self.cache;
-        let logits = self.model.forward(&batch, cache, &mut inspector)?;
-        for (_, running) in chosen(spans, self.scheduler.running()) {
+        let logits = self.model.finish(pass, &batch, cache, &mut inspector)?;
+        for (_, running) in with_jobs(spans, self.scheduler.running()) {
             if let Some(inspecting) = running.job.inspecting() {
                 self.model.answer(inspecting)?;
             }
@@ -245,11 +236,12 @@ impl<M: Forward> Worker<M> {
         Ok(logits)
     }
 
-    /// Lets each job choose its next tokens and send their events, all of them
-    /// in parallel: a row's sampler depends on nothing but its own request.
-    fn emit(&mut self, spans: &[Span], mut logits: Logits) {
+    /// Lets each job choose its next tokens, and tell them if that is not done
+    /// later, all of them in parallel: a row's sampler depends on nothing but
+    /// its own request.
+    fn choose(&mut self, spans: &[Span], mut logits: Logits) {
         let mut rows = logits.rows_mut();
-        let turns = chosen(spans, self.scheduler.running()).map(|(span, running)| {
+        let turns = with_jobs(spans, self.scheduler.running()).map(|(span, running)| {
             let rows: Vec<Row<'_>> = rows.by_ref().take(span.logit_rows()).collect();
             (&mut running.job, rows)
         });
@@ -257,8 +249,22 @@ impl<M: Forward> Worker<M> {
         pool::for_each_chunk(&mut turns, 1, |_, turn| {
             for (job, rows) in turn {
                 job.advance(rows);
+                if M::TELL == Tell::AtOnce {
+                    job.tell();
+                }
             }
         });
+    }
+
+    /// Lets each job tell its reader what it has chosen and not told, in
+    /// whatever state it is; those that are over have nothing to do then.
+    fn tell(&mut self) {
+        let jobs = self.scheduler.jobs().chain(&mut self.ended);
+        let mut jobs: Vec<_> = jobs.filter(|job| job.has_news()).collect();
+        pool::for_each_chunk(&mut jobs, 1, |_, jobs| {
+            jobs.iter_mut().for_each(|job| job.tell());
+        });
+        self.ended.clear();
     }
 
     /// Ends the requests of a step that failed, and none besides.
@@ -281,7 +287,7 @@ impl<M: Forward> Worker<M> {
 }
 
 /// The spans of a step with their jobs.
-fn chosen<'a>(
+fn with_jobs<'a>(
     spans: &'a [Span],
     running: &'a mut [Running<Job>],
 ) -> impl Iterator<Item = (&'a Span, &'a mut Running<Job>)> {
@@ -290,20 +296,6 @@ fn chosen<'a>(
     all.filter_map(move |(index, running)| {
         let span = spans.next_if(|span| span.index == index)?;
         Some((span, running))
-    })
-}
-
-/// Turns a panic into an error, so that one step's bug is not the end of the
-/// engine. The failed jobs' leases return their blocks; what these hold was
-/// not published, and is rewritten before it is read.
-fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let reason = panic
-            .downcast_ref::<&str>()
-            .map(|s| (*s).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "unknown panic".to_owned());
-        Err(EngineError::Internal(reason))
     })
 }
 

@@ -1,11 +1,12 @@
 //! Steps that fail, with a fake model in place of the transformer.
 
+mod overlap;
 mod picks;
 
 use super::*;
 use crate::engine::queue::Queue;
 use crate::engine::{Events, SamplingOptions};
-use crate::model::{CacheFormat, Config};
+use crate::model::{CacheFormat, Config, ModelError};
 
 /// A prompt with one of these tokens makes the step panic, or fail.
 const PANICS: u32 = 13;
@@ -15,12 +16,20 @@ const FAILS: u32 = 14;
 struct Fake<F>(F);
 
 impl<F: Fn(&Batch) -> Result<Logits, ModelError>> Forward for Fake<F> {
+    const TELL: Tell = Tell::AtOnce;
+    type Pass = ();
+
     fn answer(&self, _: &mut Inspecting) -> Result<(), EngineError> {
         Ok(())
     }
 
-    fn forward(
+    fn begin(&self, _: &Batch, _: &mut KvCache) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    fn finish(
         &self,
+        (): (),
         batch: &Batch,
         _: &mut KvCache,
         _: &mut Inspector<'_>,
@@ -91,10 +100,19 @@ impl Fixture {
     }
 
     fn ask(&self, prompt: Vec<u32>, options: SamplingOptions) -> Events {
+        self.ask_until(None, prompt, options)
+    }
+
+    fn ask_until(
+        &self,
+        deadline: Option<Instant>,
+        prompt: Vec<u32>,
+        options: SamplingOptions,
+    ) -> Events {
         let (events, receiver) = mpsc::channel(crate::engine::EVENTS);
         let admission = Admission {
             place: self.queue.enter(&[prompt.len()]).unwrap().pop().unwrap(),
-            deadline: None,
+            deadline,
             submitted: Instant::now(),
         };
         let command = Command::Generate {
