@@ -74,7 +74,7 @@ impl Layer<'_> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
-    unsafe fn write_part<V: Vector>(self, part: Cache, piece: Piece<'_>, head: usize) {
+    pub(super) unsafe fn write_part<V: Vector>(self, part: Cache, piece: Piece<'_>, head: usize) {
         let out = self.part(part);
         let third = if part == Cache::Keys { 1 } else { 2 };
         let Heads { count, dim, .. } = self.heads;

@@ -9,6 +9,7 @@
 mod cache;
 mod format;
 mod rows;
+mod single;
 mod weights;
 
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ use super::vector::Vector;
 pub use cache::{BLOCK, Cache};
 pub use format::CacheFormat;
 use rows::{Rows, SPAN};
+use single::{MOST_HEADS, Row};
 pub use weights::weights;
 
 /// Rows in a [`Piece`] at most.
@@ -235,7 +237,7 @@ impl<'a> Tasks<'a> {
             several,
             single,
             heads,
-            together: together.clamp(1, heads),
+            together: together.clamp(1, heads.min(MOST_HEADS)),
         }
     }
 
@@ -321,11 +323,15 @@ unsafe fn attend<V: Vector, W: Words>(
     out: SharedMut,
 ) {
     let piece = task.piece;
+    if task.writes {
+        let row = Row {
+            piece,
+            heads: task.first_head..task.first_head + task.heads,
+        };
+        // SAFETY: passed on from the caller.
+        return unsafe { row.attend::<V, W>(layer, scratch, out) };
+    }
     for head in task.first_head..task.first_head + task.heads {
-        if task.writes {
-            // SAFETY: passed on from the caller.
-            unsafe { layer.write::<V>(piece, head) };
-        }
         let mut done = 0;
         while done < piece.count {
             let rows = Rows {

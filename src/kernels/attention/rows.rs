@@ -7,7 +7,7 @@ use crate::kernels::linear::{Ahead, PANEL, Words, multiply, multiply_chunks, pan
 use crate::kernels::vector::{LANES, Vector, by_halves, load_two, store_two};
 
 /// Blocks of a span.
-const SPAN_BLOCKS: usize = 4;
+pub(super) const SPAN_BLOCKS: usize = 4;
 
 /// Positions in a step of the softmax, from a multiple of it on.
 pub const SPAN: usize = SPAN_BLOCKS * BLOCK;
@@ -27,13 +27,13 @@ pub struct Rows<'a> {
 
 /// The softmax of one row so far.
 #[derive(Clone, Copy)]
-struct Online {
+pub(super) struct Online {
     highest: f32,
-    total: f32,
+    pub total: f32,
 }
 
 impl Online {
-    const START: Self = Self {
+    pub const START: Self = Self {
         highest: f32::NEG_INFINITY,
         total: 0.0,
     };
@@ -76,10 +76,13 @@ impl Rows<'_> {
             // SAFETY: passed on from the caller.
             unsafe {
                 for (b, &block) in span.iter().enumerate() {
-                    self.score::<V, W, R>(layer, queries, (b, block), scores);
+                    let values = Next::new(layer.place(Cache::Values, block, self.head));
+                    self.score::<V, W, R>(layer, queries, (b, block), values, scores);
                 }
                 let shrinks = weigh_rows::<V, W, R>(scores, span.len(), seen, &mut online);
-                self.add_values::<V, W, R>(layer, (span, ahead), scores, (shrinks, seen), out);
+                let keys = |b| self.next_keys(layer, (span, ahead), b);
+                let weights = scores.as_ptr().cast();
+                self.add_values::<V, W, R>(layer, (span, keys), weights, (shrinks, seen), out);
             }
         }
         for (r, online) in online.iter().enumerate() {
@@ -97,7 +100,7 @@ impl Rows<'_> {
     /// # Safety
     /// The set of `V` must be there.
     #[inline(always)]
-    unsafe fn pack_queries<V: Vector, W: Words, const R: usize>(
+    pub(super) unsafe fn pack_queries<V: Vector, W: Words, const R: usize>(
         self,
         layer: Layer<'_>,
         out: &mut [u32],
@@ -132,24 +135,20 @@ impl Rows<'_> {
     /// # Safety
     /// The set of `V` must be there; `queries` as they are laid out.
     #[inline(always)]
-    unsafe fn score<V: Vector, W: Words, const R: usize>(
+    pub(super) unsafe fn score<V: Vector, W: Words, const R: usize>(
         self,
         layer: Layer<'_>,
         queries: &[u32],
         (b, block): (usize, u32),
+        ahead: Next,
         scores: &mut [[u32; SPAN]; R],
     ) {
-        // The values are next.
-        let (values, len) = layer.place(Cache::Values, block, self.head);
         // SAFETY: the set, the cache and the queries are the caller's promise;
         // a block of scores is two vectors.
         unsafe {
             let keys = layer.words(Cache::Keys, block, self.head);
             let steps = keys.len() / PANEL;
-            let ahead = Ahead {
-                from: values.cast(),
-                stride: len * size_of::<u32>() / steps,
-            };
+            let ahead = ahead.in_steps(steps);
             let mut sums = [[V::splat(0.0); 2]; R];
             let queries = (queries.as_ptr(), LANES / W::IN_WORD);
             multiply_chunks::<V, W, R>(queries, keys.as_ptr(), steps, ahead, &mut sums);
@@ -161,22 +160,22 @@ impl Rows<'_> {
         }
     }
 
-    /// Adds the values of a span, weighted, to the outputs, which are shrunk
-    /// first: `seen` of them to the first row, and one more to each further row.
-    /// `ahead` is the span after it.
+    /// Adds the values of blocks of a span, weighted, to the outputs, which are
+    /// shrunk first: `seen` of them to the first row, and one more to each
+    /// further row. `ahead` says what to ask for during each block.
     ///
     /// # Safety
-    /// The set of `V` must be there; `weights` as [`weigh_rows`] leaves them.
+    /// The set of `V` must be there; `weights` as [`weigh_rows`] leaves them,
+    /// from the first of the blocks on, the rows [`SPAN`] words apart.
     #[inline(always)]
-    unsafe fn add_values<'o, V: Vector, W: Words, const R: usize>(
+    pub(super) unsafe fn add_values<'o, V: Vector, W: Words, const R: usize>(
         self,
         layer: Layer<'_>,
-        (span, ahead): (&[u32], Option<&[u32]>),
-        weights: &[[u32; SPAN]; R],
+        (blocks, ahead): (&[u32], impl Fn(usize) -> Next),
+        weights: *const u32,
         (shrinks, seen): ([f32; R], isize),
         out: impl Fn(usize) -> &'o mut [f32],
     ) {
-        let weights = weights.as_ptr().cast::<u32>();
         let (panels, block_steps) = (panels(layer.heads.dim), BLOCK / W::IN_WORD);
         let block_words = words_of::<W>(BLOCK);
         for panel in 0..panels {
@@ -190,20 +189,17 @@ impl Rows<'_> {
                     let shrink = V::splat(shrinks[r]);
                     *sum = [before[0].mul(shrink), before[1].mul(shrink)];
                 }
-                for (b, &block) in span.iter().enumerate() {
+                for (b, &block) in blocks.iter().enumerate() {
                     let values = layer.words(Cache::Values, block, self.head);
                     let values = &values[panel * block_steps * PANEL..][..block_steps * PANEL];
                     let x = weights.add(b * block_words);
-                    let (next, len) = self.next_keys(layer, (span, ahead), b);
-                    let next = Ahead {
-                        from: next.wrapping_add(panel * len / panels).cast(),
-                        stride: len * size_of::<u32>() / (panels * block_steps),
-                    };
+                    let ahead = ahead(b).in_steps(panels * block_steps);
+                    let ahead = ahead.after(panel * block_steps);
                     // What all rows see, and what the last one sees.
                     let seen = seen - (b * BLOCK) as isize;
                     let all = seen.clamp(0, BLOCK as isize) as usize / W::IN_WORD;
                     let last = (seen + R as isize - 1).clamp(0, BLOCK as isize) as usize;
-                    multiply::<V, W, R>((x, SPAN), values.as_ptr(), all, next, &mut sums);
+                    multiply::<V, W, R>((x, SPAN), values.as_ptr(), all, ahead, &mut sums);
                     for i in all..last.div_ceil(W::IN_WORD) {
                         for (r, sum) in sums.iter_mut().enumerate() {
                             // A row that doesn't see it must not even add 0 of it.
@@ -223,21 +219,53 @@ impl Rows<'_> {
         }
     }
 
-    /// Where the keys lie that are read after the `b`-th block's values, and
-    /// how many words they are: those of the span after it or, after the last,
-    /// of the next head.
+    /// The keys that are read after the `b`-th block's values: those of the
+    /// span after it or, after the last, of the next head.
     #[inline(always)]
     fn next_keys(
         self,
         layer: Layer<'_>,
         (span, ahead): (&[u32], Option<&[u32]>),
         b: usize,
-    ) -> (*const u32, usize) {
+    ) -> Next {
         let (block, head) = match ahead {
             Some(ahead) => (ahead[b.min(ahead.len() - 1)], self.head),
             None => (span[b], (self.head + 1).min(layer.heads.count - 1)),
         };
-        layer.place(Cache::Keys, block, head)
+        Next::new(layer.place(Cache::Keys, block, head))
+    }
+}
+
+/// One head's keys or values of a block, to be asked for while others are used.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    from: *const u32,
+    /// Words.
+    len: usize,
+}
+
+impl Next {
+    #[inline(always)]
+    pub fn new((from, len): (*const u32, usize)) -> Self {
+        Self { from, len }
+    }
+
+    /// Nothing that isn't there already.
+    #[inline(always)]
+    pub fn nothing(there: &[u32]) -> Self {
+        Self {
+            from: there.as_ptr(),
+            len: 0,
+        }
+    }
+
+    /// Asks for them evenly, in so many steps.
+    #[inline(always)]
+    fn in_steps(self, steps: usize) -> Ahead {
+        Ahead {
+            from: self.from.cast(),
+            stride: self.len * size_of::<u32>() / steps,
+        }
     }
 }
 
@@ -272,7 +300,11 @@ unsafe fn weigh_rows<V: Vector, W: Words, const R: usize>(
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
-unsafe fn weigh<V: Vector, W: Words>(scores: &mut [u32], seen: usize, online: &mut Online) -> f32 {
+pub(super) unsafe fn weigh<V: Vector, W: Words>(
+    scores: &mut [u32],
+    seen: usize,
+    online: &mut Online,
+) -> f32 {
     // Beyond the row's own position: perhaps other sequences' keys.
     if seen < scores.len() {
         scores[seen..].fill(f32::NEG_INFINITY.to_bits());
