@@ -1,11 +1,12 @@
 //! The KV cache: keys and values of all sequences, in the blocks of one pool.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::blocks::{Blocks, Lease};
 use super::{Config, ModelError};
 pub use crate::kernels::attention::CacheFormat;
 use crate::kernels::attention::{BLOCK, Cache, Heads};
+use crate::kernels::memory;
 
 /// Keys and values of all sequences, per layer, in blocks of positions; see
 /// [`Cache`](crate::kernels::attention::Cache) for the order within a block.
@@ -44,7 +45,8 @@ impl KvCache {
         let heads = Self::heads(config);
         let zeros = |part| {
             let words = heads.block_words(part, format);
-            Tensor::zeros((total, words), DType::U32, &Device::Cpu)
+            let zeros = memory::zeros::<u32>(total * words);
+            Tensor::from_vec(zeros, (total, words), &Device::Cpu)
         };
         let layers = (0..config.n_layer)
             .map(|_| {

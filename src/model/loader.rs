@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use super::ModelError;
 use super::checkpoint::Checkpoint;
 use super::config::Config;
+use super::room::Room;
 use super::weights::{BlockWeights, NormWeights, PackedLinear, Weights};
 use crate::kernels::linear::{PANEL, Precision};
 use crate::kernels::pool;
@@ -25,13 +26,14 @@ pub(super) fn load(
     let loader = Loader::new(checkpoint, config, precision);
     loader.check_all()?;
     let e = config.n_embd;
-    let wte = loader.embedding(&loader.name("wte.weight"))?;
+    let room = Room::of_model(config, precision)?;
+    let wte = loader.embedding(&room, &loader.name("wte.weight"))?;
     let lm_head = loader.lm_head()?;
     let wpe = loader
         .vector("wpe.weight", config.n_positions * e)?
         .reshape((config.n_positions, e))?;
     let blocks = (0..config.n_layer)
-        .map(|i| loader.block(i))
+        .map(|i| loader.block(&room, i))
         .collect::<Result<_, _>>()?;
     let ln_f = loader.norm("ln_f")?;
     loader.warn_about_others();
@@ -110,16 +112,17 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    fn block(&self, i: usize) -> Result<BlockWeights, ModelError> {
+    fn block(&self, room: &Room, i: usize) -> Result<BlockWeights, ModelError> {
         let (e, inner) = (self.config.n_embd, self.config.n_inner);
         let at = |suffix: &str| format!("h.{i}.{suffix}");
+        let linear = |suffix: &str, k, n| self.linear(room, &at(suffix), (k, n));
         Ok(BlockWeights {
             ln_1: self.norm(&at("ln_1"))?,
-            c_attn: self.linear(&at("attn.c_attn"), e, 3 * e)?,
-            attn_c_proj: self.linear(&at("attn.c_proj"), e, e)?,
+            c_attn: linear("attn.c_attn", e, 3 * e)?,
+            attn_c_proj: linear("attn.c_proj", e, e)?,
             ln_2: self.norm(&at("ln_2"))?,
-            c_fc: self.linear(&at("mlp.c_fc"), e, inner)?,
-            mlp_c_proj: self.linear(&at("mlp.c_proj"), inner, e)?,
+            c_fc: linear("mlp.c_fc", e, inner)?,
+            mlp_c_proj: linear("mlp.c_proj", inner, e)?,
         })
     }
 
@@ -145,10 +148,15 @@ impl<'a> Loader<'a> {
     }
 
     /// A Conv1D: `[k, n]` as stored, y = x·W + b.
-    fn linear(&self, name: &str, k: usize, n: usize) -> Result<PackedLinear, ModelError> {
+    fn linear(
+        &self,
+        room: &Room,
+        name: &str,
+        (k, n): (usize, usize),
+    ) -> Result<PackedLinear, ModelError> {
         let bias = self.vector(&format!("{name}.bias"), n)?;
         let stored = self.values(&self.name(&format!("{name}.weight")))?;
-        PackedLinear::pack(self.precision, (k, n), Some(bias), |panel, values| {
+        PackedLinear::pack(room, (k, n), Some(bias), |panel, values| {
             let first = panel * PANEL;
             let columns = PANEL.min(n - first);
             for (row, values) in stored.chunks(n).zip(values.chunks_mut(PANEL)) {
@@ -159,10 +167,10 @@ impl<'a> Loader<'a> {
     }
 
     /// `[vocab, n_embd]` as stored: a row is an output column.
-    fn embedding(&self, name: &str) -> Result<PackedLinear, ModelError> {
+    fn embedding(&self, room: &Room, name: &str) -> Result<PackedLinear, ModelError> {
         let (k, n) = (self.config.n_embd, self.config.vocab_size);
         let tensor = self.checkpoint.tensor(name)?;
-        PackedLinear::pack(self.precision, (k, n), None, |panel, values| {
+        PackedLinear::pack(room, (k, n), None, |panel, values| {
             let first = panel * PANEL;
             let mut rows = vec![0.0; PANEL.min(n - first) * k];
             tensor.read(first * k, &mut rows)?;
@@ -189,7 +197,9 @@ impl<'a> Loader<'a> {
                 self.checkpoint.name
             );
         }
-        self.embedding(LM_HEAD).map(Some)
+        let shape = (self.config.n_embd, self.config.vocab_size);
+        let room = Room::new(self.precision, std::iter::once(shape))?;
+        self.embedding(&room, LM_HEAD).map(Some)
     }
 
     fn head_is_wte(&self) -> Result<bool, ModelError> {

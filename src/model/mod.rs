@@ -19,6 +19,7 @@ mod loader;
 mod logits;
 mod ops;
 mod pick;
+mod room;
 mod transformer;
 mod weights;
 mod workspace;

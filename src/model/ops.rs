@@ -167,21 +167,39 @@ fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut
 
 /// Runs `f` on the words of a tensor, which it may change.
 fn with_words_mut(tensor: &Tensor, f: impl FnOnce(&mut [u32]) -> Result<()>) -> Result<()> {
-    tensor.inplace_op1(&ChangeWords(Cell::new(Some(f))))
+    change(tensor, |storage, layout| match storage {
+        CpuStorage::U32(words) => f(part_mut(words, layout)?),
+        _ => bail!("expected a tensor of u32"),
+    })
+}
+
+/// Runs `f` on the bytes of a tensor, which it may change.
+pub(super) fn with_bytes_mut(
+    tensor: &Tensor,
+    f: impl FnOnce(&mut [u8]) -> Result<()>,
+) -> Result<()> {
+    change(tensor, |storage, layout| match storage {
+        CpuStorage::U8(bytes) => f(part_mut(bytes, layout)?),
+        _ => bail!("expected a tensor of u8"),
+    })
+}
+
+fn change(tensor: &Tensor, f: impl FnOnce(&mut CpuStorage, &Layout) -> Result<()>) -> Result<()> {
+    tensor.inplace_op1(&Change(Cell::new(Some(f))))
 }
 
 /// An operation that is done once.
-struct ChangeWords<F>(Cell<Option<F>>);
+struct Change<F>(Cell<Option<F>>);
 
-impl<F: FnOnce(&mut [u32]) -> Result<()>> InplaceOp1 for ChangeWords<F> {
+impl<F: FnOnce(&mut CpuStorage, &Layout) -> Result<()>> InplaceOp1 for Change<F> {
     fn name(&self) -> &'static str {
-        "change-words"
+        "change"
     }
 
-    fn cpu_fwd(&self, words: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        match (words, self.0.take()) {
-            (CpuStorage::U32(words), Some(f)) => f(part_mut(words, layout)?),
-            _ => bail!("expected a tensor of u32"),
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match self.0.take() {
+            Some(f) => f(storage, layout),
+            None => bail!("an operation that has been done"),
         }
     }
 }

@@ -5,9 +5,8 @@ use candle_core::{DType, Device, Tensor};
 use super::ModelError;
 use super::config::Config;
 use super::ops;
-use crate::kernels::linear::{
-    PANEL, Precision, aligned_start, pack_panel, packed_len, unpack_column,
-};
+use super::room::Room;
+use crate::kernels::linear::{PANEL, Precision, pack_panel, packed_len, unpack_column};
 use crate::kernels::pool;
 
 /// The weights of a linear layer.
@@ -61,24 +60,21 @@ impl PackedLinear {
     /// puts the weights of the panel's columns into `values [k, PANEL]`, which
     /// comes filled with zeros.
     pub(super) fn pack(
-        precision: Precision,
+        room: &Room,
         (k, n): (usize, usize),
         bias: Option<Tensor>,
         fill: impl Fn(usize, &mut [f32]) -> Result<(), ModelError> + Sync,
     ) -> Result<Self, ModelError> {
-        let len = packed_len(precision, k, n);
-        // Room to start at a cache line.
-        let mut buffer = crate::kernels::memory::zeroed(len + 64);
-        let start = aligned_start(&buffer);
+        let precision = room.precision();
         let panel_len = packed_len(precision, k, 1);
-        let packed = &mut buffer[start..start + len];
-        pool::try_for_each_chunk(packed, panel_len, |panel, out| {
-            let mut values = vec![0.0; k * PANEL];
-            fill(panel, &mut values)?;
-            pack_panel(precision, &values, out);
-            Ok::<_, ModelError>(())
+        let weight = room.take((k, n), |packed| {
+            pool::try_for_each_chunk(packed, panel_len, |panel, out| {
+                let mut values = vec![0.0; k * PANEL];
+                fill(panel, &mut values)?;
+                pack_panel(precision, &values, out);
+                Ok::<_, ModelError>(())
+            })
         })?;
-        let weight = Tensor::from_vec(buffer, len + 64, &Device::Cpu)?.narrow(0, start, len)?;
         Ok(Self {
             weight,
             precision,
@@ -92,7 +88,7 @@ impl PackedLinear {
     /// the way.
     fn repacked(
         &self,
-        precision: Precision,
+        room: &Room,
         change: &(impl Fn(&mut [f32]) + Sync),
     ) -> Result<Self, ModelError> {
         let (k, n) = (self.k, self.n);
@@ -108,7 +104,7 @@ impl PackedLinear {
                 }
                 Ok(())
             };
-            Ok(Self::pack(precision, (k, n), self.bias.clone(), fill))
+            Ok(Self::pack(room, (k, n), self.bias.clone(), fill))
         })?
     }
 }
@@ -120,7 +116,8 @@ impl Weights {
         precision: Precision,
         change: impl Fn(&mut [f32]) + Sync,
     ) -> Result<Self, ModelError> {
-        let again = |layer: &PackedLinear| layer.repacked(precision, &change);
+        let room = Room::new(precision, self.matrices().map(|layer| (layer.k, layer.n)))?;
+        let again = |layer: &PackedLinear| layer.repacked(&room, &change);
         let block = |block: &BlockWeights| {
             Ok(BlockWeights {
                 ln_1: block.ln_1.clone(),
@@ -151,6 +148,7 @@ impl Weights {
         precision: Precision,
         seed: u64,
     ) -> Result<Self, ModelError> {
+        let room = Room::of_model(config, precision)?;
         let mut noise = Noise(seed);
         let e = config.n_embd;
         let norm = |noise: &mut Noise| -> Result<NormWeights, ModelError> {
@@ -162,7 +160,7 @@ impl Weights {
         let linear = |noise: &mut Noise, k: usize, n: usize, bias: bool| {
             let bias = bias.then(|| noise.vector(n)).transpose()?;
             let seed = noise.bits();
-            PackedLinear::pack(precision, (k, n), bias, |panel, values| {
+            PackedLinear::pack(&room, (k, n), bias, |panel, values| {
                 let mut noise = Noise(seed ^ (panel as u64) << 32);
                 let columns = PANEL.min(n - panel * PANEL);
                 for row in values.chunks_mut(PANEL) {
@@ -202,15 +200,15 @@ impl Weights {
         let floats = |t: &Tensor| t.elem_count() * size_of::<f32>();
         let linear = |l: &PackedLinear| l.weight.elem_count() + l.bias.as_ref().map_or(0, floats);
         let norm = |n: &NormWeights| floats(&n.weight) + floats(&n.bias);
-        let blocks = self.blocks.iter().map(|b| {
-            let linears = [&b.c_attn, &b.attn_c_proj, &b.c_fc, &b.mlp_c_proj];
-            linears.map(linear).iter().sum::<usize>() + norm(&b.ln_1) + norm(&b.ln_2)
-        });
-        linear(&self.wte)
-            + floats(&self.wpe)
-            + blocks.sum::<usize>()
-            + norm(&self.ln_f)
-            + self.lm_head.as_ref().map_or(0, linear)
+        let norms = self.blocks.iter().flat_map(|b| [&b.ln_1, &b.ln_2]);
+        let norms = norms.chain([&self.ln_f]).map(norm).sum::<usize>();
+        self.matrices().map(linear).sum::<usize>() + floats(&self.wpe) + norms
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &PackedLinear> {
+        let blocks = self.blocks.iter();
+        let blocks = blocks.flat_map(|b| [&b.c_attn, &b.attn_c_proj, &b.c_fc, &b.mlp_c_proj]);
+        blocks.chain([&self.wte]).chain(&self.lm_head)
     }
 }
 

@@ -107,7 +107,7 @@ impl Machine {
 fn read_bandwidth() -> f64 {
     const VALUES: usize = 64 << 20;
     const PART: usize = 1 << 18;
-    let values = vec![1f32; VALUES];
+    let values = crate::kernels::memory::filled(VALUES, 1f32);
     best(|| {
         pool::run(VALUES / PART, |i| {
             limits::read_through(&values[i * PART..][..PART]);
