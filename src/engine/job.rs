@@ -192,6 +192,10 @@ impl Job {
     /// Tells its reader that it failed, after what was decided before.
     pub fn fail(&mut self, error: EngineError) {
         self.tell();
+        if self.is_over() {
+            // It ended in the very step in which others failed.
+            return;
+        }
         // A reader that is gone no longer cares.
         match &mut self.task {
             Task::Generate(generation) => generation.fail(error),

@@ -50,6 +50,14 @@ pub enum ModelError {
         /// What was found and what was expected.
         reason: String,
     },
+    /// The system has no memory for something large.
+    #[error("no memory for {what}: {bytes} bytes in one piece")]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// How much was asked for; at most the largest number.
+        bytes: usize,
+    },
     /// The KV cache has no free block left.
     #[error("the KV cache is full: {needed} more blocks of {block} tokens needed, {free} free")]
     CacheFull {

@@ -36,17 +36,21 @@ impl KvCache {
 
     /// A cache of this format with room for `tokens` tokens, rounded up to
     /// whole blocks.
-    /// Memory is taken from the system as blocks are first written.
+    /// Memory is taken from the system as blocks are first written, in a large
+    /// cache 2 MiB at a time of each layer's keys and values.
     ///
     /// # Errors
-    /// [`ModelError::Candle`] when the memory cannot be had.
+    /// [`ModelError::Memory`] when the memory cannot be had.
     pub fn new(config: &Config, format: CacheFormat, tokens: usize) -> Result<Self, ModelError> {
         let total = tokens.div_ceil(BLOCK);
         let heads = Self::heads(config);
         let zeros = |part| {
             let words = heads.block_words(part, format);
-            let zeros = memory::zeros::<u32>(total * words);
-            Tensor::from_vec(zeros, (total, words), &Device::Cpu)
+            let zeros = total.checked_mul(words).and_then(memory::zeros::<u32>);
+            let bytes = Self::bytes_for(config, format, tokens);
+            let what = "the KV cache";
+            let zeros = zeros.ok_or(ModelError::Memory { what, bytes })?;
+            Ok::<_, ModelError>(Tensor::from_vec(zeros, (total, words), &Device::Cpu)?)
         };
         let layers = (0..config.n_layer)
             .map(|_| {
@@ -83,8 +87,8 @@ impl KvCache {
             .map(|part| heads.block_words(part, format))
             .iter()
             .sum();
-        let block = words * size_of::<u32>();
-        tokens.div_ceil(BLOCK) * block * config.n_layer
+        let block = words * size_of::<u32>() * config.n_layer;
+        tokens.div_ceil(BLOCK).saturating_mul(block)
     }
 
     /// The bookkeeping of its blocks.

@@ -23,7 +23,7 @@ impl Room {
     /// For matrices of these shapes `[k, n]`, packed one after another.
     ///
     /// # Errors
-    /// [`ModelError::Candle`].
+    /// [`ModelError::Memory`].
     pub fn new(
         precision: Precision,
         shapes: impl Iterator<Item = (usize, usize)>,
@@ -31,7 +31,8 @@ impl Room {
         let len: usize = shapes.map(|(k, n)| packed_len(precision, k, n)).sum();
         // Room to start at a cache line; packed weights are whole ones.
         let len = len + 64;
-        let bytes = memory::zeros::<u8>(len);
+        let what = "weights";
+        let bytes = memory::zeros::<u8>(len).ok_or(ModelError::Memory { what, bytes: len })?;
         let next = Cell::new(aligned_start(&bytes));
         let bytes = Tensor::from_vec(bytes, len, &Device::Cpu)?;
         Ok(Self {

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::engine::Chunks;
 use crate::kernels::linear::Precision;
-use crate::kernels::{Isa, limits, pool};
+use crate::kernels::{Isa, limits, memory, pool};
 use crate::model::{Device, Dtype};
 
 /// Runs of a measurement, of which the best counts: it is a limit.
@@ -86,7 +86,7 @@ impl Machine {
     /// Bytes per second that are read from memory.
     pub fn read_bandwidth(&self) -> Result<f64> {
         match self {
-            Self::Cpu => Ok(read_bandwidth()),
+            Self::Cpu => read_bandwidth(),
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => Ok(device.read_bandwidth()?),
         }
@@ -104,16 +104,17 @@ impl Machine {
 }
 
 /// Bytes per second that all threads together read from memory.
-fn read_bandwidth() -> f64 {
+fn read_bandwidth() -> Result<f64> {
     const VALUES: usize = 64 << 20;
     const PART: usize = 1 << 18;
-    let values = crate::kernels::memory::filled(VALUES, 1f32);
-    best(|| {
+    let mut values = memory::zeros(VALUES).context("no memory to measure reading with")?;
+    values.fill(1f32);
+    Ok(best(|| {
         pool::run(VALUES / PART, |i| {
             limits::read_through(&values[i * PART..][..PART]);
         });
         (VALUES * size_of::<f32>()) as f64
-    })
+    }))
 }
 
 /// Operations per second, two for each multiply-add, of all threads together

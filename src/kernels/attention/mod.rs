@@ -200,8 +200,8 @@ struct Task<'a> {
     piece: Piece<'a>,
     first_head: usize,
     heads: usize,
-    /// Whether it writes the piece's keys and values first.
-    writes: bool,
+    /// Whether it is a [`Row`], which writes its own keys and values.
+    single: bool,
 }
 
 /// An attention layer, cut into tasks.
@@ -233,11 +233,13 @@ impl<'a> Tasks<'a> {
         }
         let heads = layer.heads.count;
         let together = single.len() * heads / (Self::PER_THREAD * pool::threads());
+        // As many tasks as that takes, of one size.
+        let tasks = heads.div_ceil(together.clamp(1, heads.min(MOST_HEADS)));
         Self {
             several,
             single,
             heads,
-            together: together.clamp(1, heads.min(MOST_HEADS)),
+            together: heads.div_ceil(tasks),
         }
     }
 
@@ -255,7 +257,7 @@ impl<'a> Tasks<'a> {
                 piece: self.several[i % count],
                 first_head: i / count,
                 heads: 1,
-                writes: false,
+                single: false,
             };
         }
         let (i, parts) = (i - first, heads.div_ceil(together));
@@ -264,7 +266,7 @@ impl<'a> Tasks<'a> {
             piece: self.single[i / parts],
             first_head,
             heads: together.min(heads - first_head),
-            writes: true,
+            single: true,
         }
     }
 }
@@ -314,7 +316,7 @@ kernels!(PairProducts, "avx512bf16");
 /// # Safety
 /// The set of `V` must be there, the piece's blocks in the cache; `out` must
 /// hold `[rows, heads·dim]`. No other thread may touch these heads of these
-/// rows, nor of the blocks of a single row; those of others must be written.
+/// rows, nor write these of a single row's blocks; those of others must be written.
 #[inline(always)]
 unsafe fn attend<V: Vector, W: Words>(
     layer: Layer<'_>,
@@ -323,7 +325,7 @@ unsafe fn attend<V: Vector, W: Words>(
     out: SharedMut,
 ) {
     let piece = task.piece;
-    if task.writes {
+    if task.single {
         let row = Row {
             piece,
             heads: task.first_head..task.first_head + task.heads,

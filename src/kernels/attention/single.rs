@@ -14,7 +14,6 @@ use crate::kernels::vector::{LANES, Vector};
 pub const MOST_HEADS: usize = 16;
 
 /// Some heads of a row that is all of its sequence's in a batch.
-#[derive(Clone)]
 pub struct Row<'a> {
     pub piece: Piece<'a>,
     /// Up to [`MOST_HEADS`].
@@ -35,8 +34,8 @@ impl Row<'_> {
     ///
     /// # Safety
     /// The set of `V` must be there, the piece's blocks in the cache; `out` must
-    /// hold `[rows, heads·dim]`, and no other thread may touch these heads of
-    /// the row, nor of its blocks.
+    /// hold `[rows, heads·dim]`. No other thread may touch these heads of the
+    /// row there, nor write those of its blocks.
     #[inline(always)]
     pub unsafe fn attend<V: Vector, W: Words>(
         &self,

@@ -116,7 +116,12 @@ fn some_sequences(width: usize) -> Vec<Sequence> {
 }
 
 fn check(format: CacheFormat, tolerance: f64) {
-    for (count, dim) in [(1, 1), (3, 7), (2, 16), (2, 40), (1, 64), (1, 150)] {
+    // Many heads are several in a task, the most of them in parts.
+    let many = [(20, 7), (48, 16), (90, 1)];
+    for (count, dim) in [(1, 1), (3, 7), (2, 16), (2, 40), (1, 64), (1, 150)]
+        .into_iter()
+        .chain(many)
+    {
         let heads = Heads {
             count,
             dim,
@@ -146,7 +151,8 @@ fn check(format: CacheFormat, tolerance: f64) {
                 false => run(on, &sequences, heads, 200),
             };
             for (f, e) in reference.iter().flatten().zip(scalar.iter().flatten()) {
-                assert!((f - e).abs() < 1e-3, "{on:?} {count} x {dim}: {f} {e}");
+                // A weight near the middle may round to another bf16: 2⁻⁸ of it.
+                assert!((f - e).abs() < 4e-3, "{on:?} {count} x {dim}: {f} {e}");
             }
             for chunk in [1, 5, 32, 200] {
                 let found = run(on, &sequences, heads, chunk);
@@ -167,4 +173,42 @@ fn equals_the_naive_softmax_and_chunks_and_sets_give_the_same_bits() {
 #[test]
 fn bf16_products_are_near_and_chunks_give_the_same_bits() {
     check(CacheFormat::Bf16Products, 2e-2);
+}
+
+#[test]
+fn tasks_are_every_head_of_every_piece_once() {
+    for heads in [1, 12, 17, 25, 40] {
+        let pieces: Vec<Piece<'_>> = (0..64)
+            .map(|row| Piece {
+                blocks: &[0, 1],
+                row,
+                position: if row < 2 { row } else { 40 },
+                count: 1,
+            })
+            .collect();
+        for pieces in [&pieces[..1], &pieces[..5], &pieces] {
+            let shape = Heads {
+                count: heads,
+                dim: 1,
+                scale: 1.0,
+            };
+            let tasks = Tasks::new(Attention {
+                qkv: &[],
+                format: CacheFormat::F32,
+                pieces,
+                heads: shape,
+            });
+            let mut found: Vec<_> = (0..tasks.count())
+                .map(|i| tasks.get(i))
+                .inspect(|task| assert!(task.heads <= MOST_HEADS))
+                .flat_map(|task| {
+                    let heads = task.first_head..task.first_head + task.heads;
+                    heads.map(move |head| (task.piece.row, head))
+                })
+                .collect();
+            found.sort_unstable();
+            let all = (0..pieces.len()).flat_map(|row| (0..heads).map(move |head| (row, head)));
+            assert!(found.into_iter().eq(all), "{heads} heads, {}", pieces.len());
+        }
+    }
 }
