@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
     PinnedHostSlice, ValidAsZeroBits, sys,
 };
 use cudarc::nvrtc::Ptx;
@@ -35,7 +35,8 @@ impl Device {
         }
         let opening = format_args!("device {ordinal}");
         let context = CudaContext::new(ordinal).during(opening)?;
-        // SAFETY: events order the streams of a context; this has one.
+        // SAFETY: they order the streams of a context, and this has one. What
+        // the host shares with the device has an event of its own: `Pinned`.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().during(opening)?;
         let module = context.load_module(Ptx::from_src(PTX));
@@ -135,7 +136,8 @@ impl Device {
         let what = "page-locked memory of the host";
         let mut words: PinnedHostSlice<u32> = words.during(what)?;
         words.as_mut_slice().during(what)?.fill(0);
-        Ok(Pinned(words))
+        let used = context.new_event(None).during(what)?;
+        Ok(Pinned { words, used })
     }
 
     /// Lets the device take words of the host's memory when it is done with
@@ -147,17 +149,22 @@ impl Device {
         to: &mut Buffer<u32>,
         fill: impl FnOnce(&mut [u32]),
     ) -> Result<()> {
-        fill(from.0.as_mut_slice().during("a copy to the device")?);
-        let brought = self.stream.memcpy_htod(&from.0, &mut to.slice);
-        brought.during("a copy to the device")
+        let what = "a copy to the device";
+        from.used.synchronize().during(what)?;
+        fill(from.words.as_mut_slice().during(what)?);
+        let brought = self.stream.memcpy_htod(&from.words, &mut to.slice);
+        brought.during(what)?;
+        from.used.record(&self.stream).during(what)
     }
 
     /// Lets the device copy the first `len` words of a buffer to the host's
     /// memory when it is done with what was asked before.
     pub(super) fn send(&self, from: &Buffer<u32>, len: usize, to: &mut Pinned) -> Result<()> {
         let from = from.slice.slice(..len);
-        let sent = self.stream.memcpy_dtoh(&from, &mut to.0);
-        sent.during("a copy to the host")
+        let what = "a copy to the host";
+        let sent = self.stream.memcpy_dtoh(&from, &mut to.words);
+        sent.during(what)?;
+        to.used.record(&self.stream).during(what)
     }
 
     /// What was sent, when all that was asked is done.
@@ -165,7 +172,7 @@ impl Device {
         // First the stream: to wait for the memory's own event puts the thread
         // to sleep, and it would wake late.
         self.wait()?;
-        to.0.as_slice().during("a copy to the host")
+        to.words.as_slice().during("a copy to the host")
     }
 
     fn buffer<T>(&self, slice: CudaSlice<T>) -> Buffer<T> {
@@ -190,8 +197,26 @@ pub(super) struct Buffer<T> {
 /// Words of the host's memory that are locked in their place. With any other
 /// memory a copy may keep the caller until it is done, and all that was asked
 /// before; with these the host goes on at once.
-#[derive(Debug)]
-pub(super) struct Pinned(PinnedHostSlice<u32>);
+pub(super) struct Pinned {
+    words: PinnedHostSlice<u32>,
+    /// The last copy from or to them. cudarc has one for each slice, which it
+    /// doesn't record where events are not tracked.
+    used: CudaEvent,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // The memory goes back now, unlike a device's, which does so in the
+        // order of the stream. A device that fails no longer uses it.
+        let _ = self.used.synchronize();
+    }
+}
+
+impl fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pinned({})", self.words.len())
+    }
+}
 
 impl<T> Buffer<T> {
     pub(super) fn len(&self) -> usize {

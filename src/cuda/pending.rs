@@ -17,7 +17,8 @@ pub struct Pending {
 }
 
 /// Where the device puts what it computes, taken from the network as long as
-/// it does. Freed before that, it is the device's until the device is done.
+/// it does. Dropped before that, what is on the device goes back in the order of
+/// the stream, and what is on the host when the device is done with it.
 #[derive(Debug)]
 pub(super) enum Memory {
     Pass(Scratch),

@@ -254,11 +254,12 @@ API cuStreamCreate(void **stream, unsigned) { return *stream = new Stream{}, 0; 
 API cuStreamDestroy_v2(void *stream) { return delete (Stream *)stream, 0; }
 API cuStreamSynchronize(void *) { return do_all(); }
 API cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
-API cuEventCreate(void **event, unsigned) { return *event = &mutex, 0; }
-API cuEventRecord(void *, void *) { return 0; }
+// One that was never recorded waits for nothing.
+API cuEventCreate(void **event, unsigned) { return *event = new bool{false}, 0; }
+API cuEventRecord(void *event, void *) { return *(bool *)event = true, 0; }
 API cuEventQuery(void *) { return 0; }
-API cuEventSynchronize(void *) { return do_all(); }
-API cuEventDestroy_v2(void *) { return 0; }
+API cuEventSynchronize(void *event) { return *(bool *)event ? do_all() : 0; }
+API cuEventDestroy_v2(void *event) { return delete (bool *)event, 0; }
 API cuGetErrorName(int, const char **name) { return *name = "CUDA_ERROR_EMULATED", 0; }
 API cuGetErrorString(int error, const char **text) {
     *text = error == NO_DEVICE        ? "no CUDA-capable device is detected"

@@ -161,6 +161,33 @@ fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     }
 }
 
+/// Nothing waits for a pass of which nothing is wanted; the inputs of those
+/// after it must not come in its place.
+#[test]
+fn passes_that_nobody_waits_for_keep_their_inputs() {
+    let host = odd();
+    let ids = some_ids(0..80);
+    let model = on_gpu(&host, Dtype::F32);
+    let mut cache = model.cache(96).unwrap();
+    let mut lease = cache.lease();
+    let mut found = None;
+    for (i, chunk) in ids.chunks(8).enumerate() {
+        lease.grow(chunk.len()).unwrap();
+        let last = (i + 1) * 8 == ids.len();
+        let rows = if last {
+            LogitRows::Last
+        } else {
+            LogitRows::None
+        };
+        let mut batch = Batch::new();
+        batch.push(chunk, &lease, rows).unwrap();
+        found = Some(model.forward(&batch, &mut cache).unwrap());
+        lease.commit(chunk.len());
+    }
+    let expected = whole(&model, &ids);
+    assert!(found.unwrap().row(0) == expected.last().unwrap());
+}
+
 /// A pass that nobody finishes is computed all the same.
 #[test]
 fn passes_under_way_together_change_no_bit() {
