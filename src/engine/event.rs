@@ -90,8 +90,9 @@ pub struct Events {
 }
 
 impl Events {
-    /// Ends the generation; events on their way still come. Dropping does the
-    /// same.
+    /// Ends the generation; events that were sent still come. On a GPU a token
+    /// is sent a step after it was chosen, so that the last may not. Dropping
+    /// does the same.
     pub fn cancel(&mut self) {
         self.receiver.close();
     }

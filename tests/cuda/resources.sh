@@ -6,13 +6,14 @@
 # Needs nvcc.
 set -euo pipefail
 nvcc="${NVCC:-${CUDA_HOME:-${CUDA_PATH:-}}/bin/nvcc}"
-[ -x "$nvcc" ] || nvcc=nvcc
+command -v "$nvcc" >/dev/null || nvcc=nvcc
 for architecture in "$@"; do
     "$nvcc" -cubin -O3 -std=c++17 -arch "$architecture" -Xptxas -v -o /dev/null \
         src/cuda/kernels/kernels.cu 2>&1 | awk -v architecture="$architecture" '
         function before(unit) {
             return match($0, "[0-9]+ " unit) ? substr($0, RSTART) + 0 : 0
         }
+        /error|fatal/ { print; failed = 1 }
         /Compiling entry function/ { kernel = $0; gsub(/.*function .|. for .*/, "", kernel) }
         /spill stores/ { spilled = before("bytes spill stores") + before("bytes spill loads") }
         /Used [0-9]+ registers/ {

@@ -122,7 +122,7 @@ fn the_engine_tells_the_same_stories() {
 fn steps(engine: &Engine) -> usize {
     loop {
         let metrics = engine.metrics().encode();
-        // The last step is counted after its events were sent.
+        // A step is counted before or after its events are sent.
         if metrics.contains("gpt2_requests_running 0\n") {
             let value = |line: &str| line.strip_prefix("gpt2_step_seconds_count ")?.parse().ok();
             return metrics.lines().find_map(value).unwrap();
