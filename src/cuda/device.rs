@@ -35,8 +35,8 @@ impl Device {
         }
         let opening = format_args!("device {ordinal}");
         let context = CudaContext::new(ordinal).during(opening)?;
-        // SAFETY: they order the streams of a context, and this has one. What
-        // the host shares with the device has an event of its own: `Pinned`.
+        // SAFETY: events order the streams of a context; this has one. What the
+        // host shares with the device has an event of its own: `Pinned`.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().during(opening)?;
         let module = context.load_module(Ptx::from_src(PTX));
@@ -169,8 +169,8 @@ impl Device {
 
     /// What was sent, when all that was asked is done.
     pub(super) fn sent<'a>(&self, to: &'a Pinned) -> Result<&'a [u32]> {
-        // First the stream: to wait for the memory's own event puts the thread
-        // to sleep, and it would wake late.
+        // The stream: to wait for an event puts the thread to sleep, and it
+        // would wake late.
         self.wait()?;
         to.words.as_slice().during("a copy to the host")
     }

@@ -29,7 +29,7 @@ pub struct Rows<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Online {
     highest: f32,
-    pub total: f32,
+    total: f32,
 }
 
 impl Online {
@@ -37,6 +37,31 @@ impl Online {
         highest: f32::NEG_INFINITY,
         total: 0.0,
     };
+
+    /// Makes the sum of weighted values their mean.
+    #[inline(always)]
+    pub fn finish(self, out: &mut [f32]) {
+        let scale = 1.0 / self.total;
+        for o in out {
+            *o *= scale;
+        }
+    }
+}
+
+/// Words of one row's query of a head as it meets the keys.
+#[inline(always)]
+pub(super) fn query_words<W: Words>(dim: usize) -> usize {
+    dim.div_ceil(LANES) * words_of::<W>(LANES)
+}
+
+/// Room for scores `[rows, SPAN]` and for so many words of queries.
+#[inline(always)]
+pub(super) fn room(scratch: &mut Vec<[u32; SPAN]>, rows: usize, query_words: usize) {
+    // Only ever longer: what lies there need not be zero.
+    let room = rows + query_words.div_ceil(SPAN);
+    if scratch.len() < room {
+        scratch.resize(room, [0; SPAN]);
+    }
 }
 
 impl Rows<'_> {
@@ -57,12 +82,8 @@ impl Rows<'_> {
         let out = |r: usize| unsafe { out.slice((self.row + r) * width + self.head * dim, dim) };
         (0..R).for_each(|r| out(r).fill(0.0));
         let mut online = [Online::START; R];
-        let query_words = dim.div_ceil(LANES) * R * words_of::<W>(LANES);
-        // Only ever longer: what lies there need not be zero.
-        let room = R + query_words.div_ceil(SPAN);
-        if scratch.len() < room {
-            scratch.resize(room, [0; SPAN]);
-        }
+        let query_words = R * query_words::<W>(dim);
+        room(scratch, R, query_words);
         let split = scratch.split_first_chunk_mut::<R>();
         let (scores, queries) = split.expect("R of them, and more, are there");
         let queries = &mut queries.as_flattened_mut()[..query_words];
@@ -85,11 +106,8 @@ impl Rows<'_> {
                 self.add_values::<V, W, R>(layer, (span, keys), weights, (shrinks, seen), out);
             }
         }
-        for (r, online) in online.iter().enumerate() {
-            let scale = 1.0 / online.total;
-            for o in out(r) {
-                *o *= scale;
-            }
+        for (r, online) in online.into_iter().enumerate() {
+            online.finish(out(r));
         }
         R
     }

@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
-use super::rows::{Next, Online, Rows, SPAN, SPAN_BLOCKS, weigh};
+use super::rows::{Next, Online, Rows, SPAN, SPAN_BLOCKS, query_words, room, weigh};
 use super::{BLOCK, Cache, Layer, Piece};
 use crate::kernels::SharedMut;
 use crate::kernels::linear::{Words, words_of};
-use crate::kernels::vector::{LANES, Vector};
+use crate::kernels::vector::Vector;
 
 /// Heads that are computed together at most.
 pub const MOST_HEADS: usize = 16;
@@ -47,12 +47,8 @@ impl Row<'_> {
         let start = self.piece.row * width + self.heads.start * dim;
         // SAFETY: these heads of the row are this task's own.
         let out = |h: usize| unsafe { out.slice(start + h * dim, dim) };
-        let query_words = dim.div_ceil(LANES) * words_of::<W>(LANES);
-        // Only ever longer: what lies there need not be zero.
-        let room = count + (count * query_words).div_ceil(SPAN);
-        if scratch.len() < room {
-            scratch.resize(room, [0; SPAN]);
-        }
+        let query_words = query_words::<W>(dim);
+        room(scratch, count, count * query_words);
         let (scores, queries) = scratch.split_at_mut(count);
         let queries = &mut queries.as_flattened_mut()[..count * query_words];
         for (h, query) in queries.chunks_mut(query_words).enumerate() {
@@ -77,11 +73,8 @@ impl Row<'_> {
                 self.add_values::<V, W>(layer, span, (scores, shrinks), &out);
             }
         }
-        for (h, online) in online[..count].iter().enumerate() {
-            let scale = 1.0 / online.total;
-            for o in out(h) {
-                *o *= scale;
-            }
+        for (h, online) in online.into_iter().take(count).enumerate() {
+            online.finish(out(h));
         }
     }
 
@@ -123,7 +116,7 @@ impl Row<'_> {
         &self,
         layer: Layer<'_>,
         span: Span<'_>,
-        (weights, mut shrinks): (&[[u32; SPAN]], [f32; MOST_HEADS]),
+        (weights, shrinks): (&[[u32; SPAN]], [f32; MOST_HEADS]),
         out: &impl Fn(usize) -> &'o mut [f32],
     ) {
         for (b, block) in span.blocks.iter().enumerate() {
@@ -131,7 +124,9 @@ impl Row<'_> {
             for (h, weights) in weights.iter().enumerate() {
                 let weights = &weights[b * words_of::<W>(BLOCK)..];
                 let values = (std::slice::from_ref(block), |_| Next::nothing(weights));
-                let shrink = ([shrinks[h]], seen);
+                // Once a span.
+                let shrink = if b == 0 { shrinks[h] } else { 1.0 };
+                let shrink = ([shrink], seen);
                 // SAFETY: passed on from the caller.
                 unsafe {
                     self.write::<V>(layer, Cache::Values, (*block, h));
@@ -139,8 +134,6 @@ impl Row<'_> {
                     head.add_values::<V, W, 1>(layer, values, weights, shrink, |_| out(h));
                 }
             }
-            // Once a span.
-            shrinks = [1.0; MOST_HEADS];
         }
     }
 

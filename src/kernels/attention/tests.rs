@@ -117,7 +117,7 @@ fn some_sequences(width: usize) -> Vec<Sequence> {
 
 fn check(format: CacheFormat, tolerance: f64) {
     // Many heads are several in a task, the most of them in parts.
-    let many = [(20, 7), (48, 16), (90, 1)];
+    let many = [(20, 7), (48, 2), (90, 1)];
     for (count, dim) in [(1, 1), (3, 7), (2, 16), (2, 40), (1, 64), (1, 150)]
         .into_iter()
         .chain(many)
@@ -151,8 +151,7 @@ fn check(format: CacheFormat, tolerance: f64) {
                 false => run(on, &sequences, heads, 200),
             };
             for (f, e) in reference.iter().flatten().zip(scalar.iter().flatten()) {
-                // A weight near the middle may round to another bf16: 2⁻⁸ of it.
-                assert!((f - e).abs() < 4e-3, "{on:?} {count} x {dim}: {f} {e}");
+                assert!((f - e).abs() < 1e-3, "{on:?} {count} x {dim}: {f} {e}");
             }
             for chunk in [1, 5, 32, 200] {
                 let found = run(on, &sequences, heads, chunk);
