@@ -155,14 +155,15 @@ impl<'a> Loader<'a> {
         (k, n): (usize, usize),
     ) -> Result<PackedLinear, ModelError> {
         let bias = self.vector(&format!("{name}.bias"), n)?;
-        let stored = self.values(&self.name(&format!("{name}.weight")))?;
+        let name = self.name(&format!("{name}.weight"));
+        let stored = self.values(&name)?;
         PackedLinear::pack(room, (k, n), Some(bias), |panel, values| {
             let first = panel * PANEL;
             let columns = PANEL.min(n - first);
             for (row, values) in stored.chunks(n).zip(values.chunks_mut(PANEL)) {
                 values[..columns].copy_from_slice(&row[first..first + columns]);
             }
-            Ok(())
+            self.check_range(&name, values)
         })
     }
 
@@ -174,6 +175,7 @@ impl<'a> Loader<'a> {
             let first = panel * PANEL;
             let mut rows = vec![0.0; PANEL.min(n - first) * k];
             tensor.read(first * k, &mut rows)?;
+            self.check_range(name, &rows)?;
             for (column, row) in rows.chunks(k).enumerate() {
                 for (value, to) in row.iter().zip(values[column..].iter_mut().step_by(PANEL)) {
                     *to = *value;
@@ -182,6 +184,19 @@ impl<'a> Loader<'a> {
             self.progress.add(rows.len());
             Ok(())
         })
+    }
+
+    /// Weights that the precision can't hold are an error, not another model.
+    fn check_range(&self, name: &str, weights: &[f32]) -> Result<(), ModelError> {
+        let highest = weights
+            .iter()
+            .fold(0.0, |highest: f32, w| highest.max(w.abs()));
+        let largest = self.precision.largest();
+        if highest <= largest {
+            return Ok(());
+        }
+        let reason = format!("a weight is {highest} in size; this dtype holds up to {largest}");
+        Err(ModelError::tensor(&self.checkpoint.name, name, reason))
     }
 
     /// The head, if there is one that differs from `wte`: then they are not

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gpt2_engine::model::{Dtype, Gpt2, LoadOptions, ModelFiles};
 use serde_json::{Value, json};
 
 use crate::fixture;
@@ -104,6 +105,34 @@ fn tensors() {
         bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     });
     refused(BASE, nan, &["model.safetensors", "transformer.", "NaN"]);
+}
+
+/// A weight that floats hold, and blocks of 8 or 4 bits do not.
+#[test]
+fn weights_beyond_what_a_dtype_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture::root().join(BASE).join(file), dir.path().join(file)).unwrap();
+    }
+    edit_bytes(|bytes| {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let start = header[C_FC]["data_offsets"][0].as_u64().unwrap() as usize;
+        bytes[8 + length + start..][..4].copy_from_slice(&1e7f32.to_le_bytes());
+    })(dir.path());
+    let load = |dtype| {
+        let files = ModelFiles::from_dir(dir.path()).unwrap();
+        Gpt2::load(&files, &LoadOptions { dtype })
+    };
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        load(dtype).expect("floats hold it");
+    }
+    for dtype in [Dtype::Q8, Dtype::Q4] {
+        let error = load(dtype).expect_err("too large").to_string();
+        for part in ["model.safetensors", C_FC, "10000000"] {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+    }
 }
 
 #[test]

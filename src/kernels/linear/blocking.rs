@@ -418,13 +418,12 @@ unsafe fn multiply<V: Vector, F: Format>(plan: Plan<'_>, x: &[u32], task: Task, 
     let last_row = (first_row + plan.task_rows).min(plan.rows);
     let first_panel = task.panel * plan.task_panels;
     let last_panel = (first_panel + plan.task_panels).min(panels(plan.matrix.n));
-    let groups = (last_row - first_row).div_ceil(plan.group);
     for panel in first_panel..last_panel {
-        for (g, (row, size)) in plan.groups(first_row, last_row).enumerate() {
+        for (row, size) in plan.groups(first_row, last_row) {
             let tile = Tile {
                 panel,
                 row,
-                part: (g, groups),
+                part: (row - first_row, last_row - first_row),
             };
             // SAFETY: passed on from the caller.
             unsafe {

@@ -5,6 +5,9 @@ use super::super::vector::{LANES, Vector};
 /// Inputs that are laid out together: two vectors of them.
 pub const CHUNK: usize = 2 * LANES;
 
+/// Rows that take longer to compute than their weights to be read.
+pub const MANY_ROWS: usize = 8;
+
 /// How weights and inputs of one precision are laid out and multiplied.
 ///
 /// A panel holds its weights step by step, a group of rows its inputs chunk by

@@ -40,5 +40,17 @@ pub enum Precision {
     Q4,
 }
 
+impl Precision {
+    /// The largest magnitude of a weight: that of a block must have a
+    /// half-precision scale.
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F32 | Self::Bf16 => f32::MAX,
+            Self::Q8 => quantize::LARGEST_Q8,
+            Self::Q4 => quantize::LARGEST_Q4,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

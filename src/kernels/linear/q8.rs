@@ -2,7 +2,7 @@
 
 use super::PANEL;
 use super::format::{Ahead, Format};
-use super::quantize::{self, BLOCK, BLOCK_WORDS, Block, QUADS, Weights};
+use super::quantize::{self, BLOCK, BLOCK_WORDS, Block, QUADS, Scale, Weights};
 use crate::kernels::vector::{LANES, Vector};
 
 /// Bytes of sixteen columns' weights in a quad.
@@ -38,7 +38,7 @@ impl Format for Q8 {
     #[inline(always)]
     unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]) {
         // SAFETY: passed on from the caller.
-        unsafe { quantize::pack_block(x, V::Q8_OFFSET, out) }
+        unsafe { quantize::pack_block(x, (Scale::exact, f32::MAX), V::Q8_OFFSET, out) }
     }
 
     // SAFETY: as the trait says.
@@ -60,9 +60,13 @@ impl Weights for Q8 {
 
     // SAFETY: as the trait says.
     #[inline(always)]
-    unsafe fn products<V: Vector, const R: usize>(block: Block, sums: &mut [[V::Ints; 2]; R]) {
-        for quad in 0..QUADS {
-            block.ahead::<V>(quad);
+    unsafe fn products<V: Vector, const R: usize>(
+        block: Block,
+        pair: usize,
+        sums: &mut [[V::Ints; 2]; R],
+    ) {
+        block.ahead::<V, Self, R>(pair);
+        for quad in [2 * pair, 2 * pair + 1] {
             // SAFETY: the set and the block are the caller's promise.
             unsafe {
                 let w = block.w.add(quad * 2 * HALF);
@@ -73,5 +77,12 @@ impl Weights for Q8 {
                 }
             }
         }
+    }
+
+    // SAFETY: as the trait says.
+    #[inline(always)]
+    unsafe fn scaled<V: Vector>(scales: V, word: u32) -> V {
+        // SAFETY: the set is the caller's promise.
+        unsafe { scales.mul(V::splat(f32::from_bits(word))) }
     }
 }

@@ -1,10 +1,12 @@
 //! Blocks of 32 values as small integers and a scale.
 
+use std::hint::black_box;
+
 use half::f16;
 
 use super::PANEL;
-use super::format::{Ahead, CHUNK, Format};
-use crate::kernels::vector::{LANES, Vector, nearest};
+use super::format::{Ahead, CHUNK, Format, MANY_ROWS};
+use crate::kernels::vector::{LANES, ROUND, Vector, nearest};
 
 /// Inputs that share a scale.
 pub const BLOCK: usize = CHUNK;
@@ -12,34 +14,94 @@ pub const BLOCK: usize = CHUNK;
 /// Groups of four inputs in a block: what one byte product sums up.
 pub const QUADS: usize = BLOCK / 4;
 
-/// Words of one row's inputs in a block: the bytes, their scale, and what makes
-/// up for the weights' offset.
+/// Quads that are multiplied one after the other.
+pub const PAIRS: usize = QUADS / 2;
+
+/// Bytes that come from memory together.
+const CACHE_LINE: usize = 64;
+
+/// Words of one row's inputs in a block: the bytes, their scale, and what the
+/// sums of products start from.
 pub const BLOCK_WORDS: usize = QUADS + 2;
 
 /// The largest quantised magnitude. −128 is not used, so that the products
 /// of two pairs fit into 16 bits where a processor adds them there.
 const HIGHEST: f32 = 127.0;
 
+/// The scale of a block of inputs.
+pub struct Scale {
+    /// One by it: what the inputs are multiplied with.
+    pub inverse: f32,
+    /// The scale as [`Weights::scaled`] takes it.
+    pub word: u32,
+}
+
+impl Scale {
+    /// What makes a byte's 127 of the largest magnitude.
+    #[inline(always)]
+    pub fn exact(highest: f32) -> Self {
+        Self {
+            // Not 1/scale: two divisions side by side.
+            inverse: finite(HIGHEST / highest),
+            word: (highest / HIGHEST).to_bits(),
+        }
+    }
+
+    /// The largest magnitude that a [`power`](Self::power) scales.
+    pub const LARGEST: f32 = HIGHEST * (1u128 << HIGHEST_POWER) as f32;
+
+    /// The next power of two, for [`Vector::times_power`].
+    #[inline(always)]
+    pub fn power(highest: f32) -> Self {
+        let exponent = (highest / HIGHEST)
+            .to_bits()
+            .wrapping_add((1 << MANTISSA) - 1)
+            >> MANTISSA;
+        let exponent = exponent.clamp(BIAS - LOWEST_POWER, BIAS + HIGHEST_POWER);
+        Self {
+            inverse: f32::from_bits((2 * BIAS - exponent) << MANTISSA),
+            word: exponent.wrapping_sub(BIAS) << MANTISSA,
+        }
+    }
+}
+
+/// Bits of a float's mantissa, and what is added to its exponent.
+const MANTISSA: u32 = 23;
+const BIAS: u32 = 127;
+
+/// Scales that are powers of two go from 2^−`LOWEST_POWER` to 2^`HIGHEST_POWER`:
+/// times any half-precision number but 0, from 2⁻²⁴ to 2¹⁶, they are normal.
+const LOWEST_POWER: u32 = 102;
+const HIGHEST_POWER: u32 = 111;
+
 /// Lays out a block of one row's inputs, x ≈ scale · byte: [`QUADS`] words of
-/// four signed bytes, their scale, and, negative, what their products with
-/// weights raised by `offset` are too high by.
-///
-/// What isn't finite makes the scale so, and with it every product.
+/// four signed bytes, their scale, and what the sums of their products with
+/// weights start from, so that [`multiply`] has them as floats: with weights
+/// raised by `offset` the products are too high by it, and what is above
+/// `largest` or isn't a number makes each of them NaN.
 ///
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
-pub unsafe fn pack_block<V: Vector>(x: [V; 2], offset: i32, out: &mut [u32]) {
+pub unsafe fn pack_block<V: Vector>(
+    x: [V; 2],
+    (scale, largest): (impl Fn(f32) -> Scale, f32),
+    offset: i32,
+    out: &mut [u32],
+) {
     let (bytes, rest) = out.split_at_mut(QUADS);
     // SAFETY: there is room for 32 bytes; the set is the caller's promise.
     unsafe {
         let highest = V::highest(x);
-        let scale = highest / HIGHEST;
-        // Not 1/scale: two divisions side by side.
-        let inverse = V::splat(finite(HIGHEST / highest));
+        let Scale { inverse, word } = scale(highest);
+        let inverse = V::splat(inverse);
         let sum = V::store_bytes(x.map(|x| x.mul(inverse)), bytes.as_mut_ptr().cast());
-        rest[0] = scale.to_bits();
-        rest[1] = offset.wrapping_mul(-sum) as u32;
+        rest[0] = word;
+        rest[1] = if highest <= largest {
+            (offset.wrapping_mul(-sum) as u32).wrapping_add(ROUND.to_bits())
+        } else {
+            f32::NAN.to_bits()
+        };
     }
 }
 
@@ -48,11 +110,22 @@ pub trait Weights: Format {
     /// Where a block's scales start.
     const SCALES: usize;
 
-    /// Adds the products of a block's raised weights with its inputs.
+    /// Adds the products of two quads of a block's raised weights with its
+    /// inputs: every quad is in one of [`PAIRS`].
     ///
     /// # Safety
     /// The set of `V` must be there, and `block` must be one.
-    unsafe fn products<V: Vector, const R: usize>(block: Block, sums: &mut [[V::Ints; 2]; R]);
+    unsafe fn products<V: Vector, const R: usize>(
+        block: Block,
+        pair: usize,
+        sums: &mut [[V::Ints; 2]; R],
+    );
+
+    /// The weights' scales times that of a row's inputs, a word of [`Scale`].
+    ///
+    /// # Safety
+    /// The set of `V` must be there.
+    unsafe fn scaled<V: Vector>(scales: V, word: u32) -> V;
 }
 
 /// A block of a panel, and the inputs that meet it.
@@ -67,10 +140,21 @@ pub struct Block {
 }
 
 impl Block {
-    /// Asks for the part of the coming weights that goes with this quad.
+    /// Asks for the part of the coming weights that goes with this pair of `R`
+    /// rows.
     #[inline(always)]
-    pub fn ahead<V: Vector>(self, quad: usize) {
-        self.ahead.fetch::<V>(self.step, quad, QUADS);
+    pub fn ahead<V: Vector, W: Weights, const R: usize>(self, pair: usize) {
+        // All lines of a step, as one that is left out comes late; fewer rows
+        // ask for less.
+        let lines = (W::STEP_BYTES / CACHE_LINE).div_ceil(PAIRS);
+        let lines = if R < MANY_ROWS {
+            lines.div_ceil(2)
+        } else {
+            lines
+        };
+        for line in pair * lines..(pair + 1) * lines {
+            self.ahead.fetch::<V>(self.step, line, PAIRS * lines);
+        }
     }
 }
 
@@ -89,6 +173,9 @@ pub unsafe fn multiply<V: Vector, W: Weights, const R: usize>(
 ) {
     // A copy, so that the sums stay in registers.
     let mut local = *sums;
+    // Unrolled, the products of many rows are more than compilers keep in
+    // registers: a number that they don't know keeps the loop a loop.
+    let pairs = if R > 1 { black_box(PAIRS) } else { PAIRS };
     for step in 0..steps {
         // SAFETY: the set is the caller's promise, and the block lies within
         // what it says is readable.
@@ -98,14 +185,17 @@ pub unsafe fn multiply<V: Vector, W: Weights, const R: usize>(
             for (r, ints) in ints.iter_mut().enumerate() {
                 *ints = [V::int_splat(*x.add(r * BLOCK_WORDS + QUADS + 1) as i32); 2];
             }
-            W::products::<V, R>(Block { x, w, step, ahead }, &mut ints);
+            let block = Block { x, w, step, ahead };
+            for pair in 0..pairs {
+                W::products::<V, R>(block, pair, &mut ints);
+            }
             let scales = w.add(W::SCALES);
             let scales = [V::load_f16(scales), V::load_f16(scales.add(2 * LANES))];
             for (r, (sums, ints)) in local.iter_mut().zip(ints).enumerate() {
-                let scale_of_x = V::splat(f32::from_bits(*x.add(r * BLOCK_WORDS + QUADS)));
+                let scale_of_x = *x.add(r * BLOCK_WORDS + QUADS);
                 for half in 0..2 {
-                    let scale = scales[half].mul(scale_of_x);
-                    sums[half] = sums[half].fma(scale, V::to_f32(ints[half]));
+                    let scale = W::scaled(scales[half], scale_of_x);
+                    sums[half] = sums[half].fma(scale, V::low_bits(ints[half]));
                 }
             }
         }
@@ -123,6 +213,10 @@ fn inverse(x: f32) -> f32 {
 fn finite(x: f32) -> f32 {
     if x.is_finite() { x } else { 0.0 }
 }
+
+/// The largest weights whose scales are half-precision numbers.
+pub const LARGEST_Q8: f32 = HIGHEST * 65504.0;
+pub const LARGEST_Q4: f32 = 8.0 * 65504.0;
 
 /// One value for each column of a panel.
 pub type Columns<T> = [T; PANEL];
@@ -190,10 +284,16 @@ pub fn weights_q4(w: &[Columns<f32>; BLOCK]) -> Quantized {
     }
     error_with(w, &best, &mut q);
     // `best` holds values that `to_half` rounded.
-    Quantized {
-        q,
-        scales: best.map(f16::from_f32),
-    }
+    let scales = best.map(|scale| {
+        let scale = f16::from_f32(scale);
+        // 0 is no power of two times another; what it scales is 0 anyway.
+        if scale == f16::ZERO {
+            f16::MIN_POSITIVE_SUBNORMAL
+        } else {
+            scale
+        }
+    });
+    Quantized { q, scales }
 }
 
 /// Quantises with these scales; the squared error of each column.

@@ -112,7 +112,10 @@ fn naive(case: &Case, x: &[f32]) -> Vec<f32> {
                     let mut sum = 0.0f32;
                     for (b, block) in row.chunks(BLOCK).enumerate() {
                         let highest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-                        let scale = highest / 127.0;
+                        let mut scale = highest / 127.0;
+                        if case.precision == Precision::Q4 {
+                            scale = scale.log2().ceil().exp2();
+                        }
                         let dot: f64 = block
                             .iter()
                             .enumerate()
@@ -394,13 +397,41 @@ fn packed_weights_are_as_near_as_llama_cpps() {
     }
 }
 
+/// From inputs that are nearly nothing to the largest there may be: what the
+/// weights make of them scales with them, and weights of 0 make 0 of them.
+#[test]
+fn inputs_of_any_size() {
+    for precision in ALL {
+        let (k, n) = (64, 33);
+        let mut case = Case::new(precision, k, n);
+        case.bias.fill(0.0);
+        let x = noise(k, 1);
+        for &isa in Isa::available() {
+            let plain = case.run(isa, &x);
+            for power in [-90, -1, 1, 100] {
+                let by = 2f32.powi(power);
+                let found = case.run(isa, &x.iter().map(|x| x * by).collect::<Vec<_>>());
+                let expected: Vec<f32> = plain.iter().map(|y| y * by).collect();
+                assert_eq!(found, expected, "{isa:?} {precision:?} 2^{power}");
+            }
+        }
+        case.packed = pack(precision, &vec![0.0; k * n], k, n);
+        for &isa in Isa::available() {
+            for by in [0.0, 1e-40, 1e-30, 1.0, 1e30] {
+                let y = case.run(isa, &x.iter().map(|x| x * by).collect::<Vec<_>>());
+                assert!(y.iter().all(|&y| y == 0.0), "{isa:?} {precision:?} {by}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_not_finite_stays_so() {
     for precision in ALL {
         let case = Case::new(precision, 40, 33);
-        for bad in [f32::NAN, f32::INFINITY] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = noise(40, 1);
-            x[7] = bad;
+            x[7..11].fill(bad);
             for &isa in Isa::available() {
                 let y = case.run(isa, &x);
                 assert!(

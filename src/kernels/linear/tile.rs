@@ -3,7 +3,7 @@
 
 use super::PANEL;
 use super::blocking::Plan;
-use super::format::{Ahead, CHUNK, Format};
+use super::format::{Ahead, CHUNK, Format, MANY_ROWS};
 use super::pack::panels;
 use crate::kernels::SharedMut;
 use crate::kernels::activation::{self, Function};
@@ -29,8 +29,9 @@ pub enum Out {
 pub struct Tile {
     pub panel: usize,
     pub row: usize,
-    /// Which of how many groups read this panel: each asks for its part of
-    /// the next panel, so that memory is read at an even pace.
+    /// How many rows went before these, and how many there are, for which
+    /// this panel is read: each asks for its part of the next panel, so that
+    /// memory is read at an even pace.
     pub part: (usize, usize),
 }
 
@@ -60,7 +61,7 @@ impl Tile {
                 x.as_ptr(),
                 w.as_ptr(),
                 steps,
-                ahead::<F>(w, part),
+                ahead::<F, R>(w, part),
                 &mut sums,
             );
             if let Some(bias) = matrix.bias {
@@ -138,16 +139,28 @@ impl Tile {
     }
 }
 
-/// What to ask for while the panel `w` is used: panels lie one after another.
+/// How far ahead of its use a panel is asked for that nobody asked for before,
+/// in bytes.
+const DISTANCE: usize = 8192;
+
+/// What to ask for while `R` of so many rows, with so many before them, use
+/// the panel `w`: panels lie one after another.
 #[inline(always)]
-fn ahead<F: Format>(w: &[u8], (g, groups): (usize, usize)) -> Ahead {
-    if groups == 1 {
-        // The panel itself comes from memory as it is read.
+fn ahead<F: Format, const R: usize>(w: &[u8], (before, rows): (usize, usize)) -> Ahead {
+    if R < rows {
+        return Ahead {
+            from: w.as_ptr_range().end.wrapping_add(before * (w.len() / rows)),
+            stride: F::STEP_BYTES * R / rows,
+        };
+    }
+    // The panel itself comes from memory. Processors look ahead far enough
+    // where there is little to compute with each part of it.
+    if R < MANY_ROWS {
         return Ahead::nothing(w.as_ptr());
     }
     Ahead {
-        from: w.as_ptr_range().end.wrapping_add(g * (w.len() / groups)),
-        stride: F::STEP_BYTES / groups,
+        from: w.as_ptr().wrapping_add(DISTANCE),
+        stride: F::STEP_BYTES,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Vector};
+use super::{LANES, ROUND, Vector};
 
 /// Sixteen lanes in two registers; byte products by `maddubs`.
 pub type Avx2 = Avx<false>;
@@ -64,6 +64,15 @@ unsafe impl<const VNNI: bool> Vector for Avx<VNNI> {
         unsafe { Self(_mm256_mul_ps(self.0, a.0), _mm256_mul_ps(self.1, a.1)) }
     }
     #[inline(always)]
+    unsafe fn times_power(self, power: u32) -> Self {
+        // SAFETY: the caller's function enables avx2.
+        unsafe {
+            let power = _mm256_set1_epi32(power as i32);
+            let [a, b] = [self.0, self.1].map(|x| _mm256_add_epi32(_mm256_castps_si256(x), power));
+            Self(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))
+        }
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's function enables fma.
         unsafe {
@@ -111,9 +120,13 @@ unsafe impl<const VNNI: bool> Vector for Avx<VNNI> {
         Two(x, x)
     }
     #[inline(always)]
-    unsafe fn to_f32(ints: Two) -> Self {
+    unsafe fn low_bits(ints: Two) -> Self {
         // SAFETY: the caller's function enables avx.
-        unsafe { Self(_mm256_cvtepi32_ps(ints.0), _mm256_cvtepi32_ps(ints.1)) }
+        unsafe {
+            let round = _mm256_set1_ps(ROUND);
+            let [a, b] = [ints.0, ints.1].map(|x| _mm256_sub_ps(_mm256_castsi256_ps(x), round));
+            Self(a, b)
+        }
     }
     #[inline(always)]
     unsafe fn low_nibbles(w: Two) -> Two {

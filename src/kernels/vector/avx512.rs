@@ -44,6 +44,15 @@ unsafe impl Vector for Avx512 {
         Self(unsafe { _mm512_mul_ps(self.0, a.0) })
     }
     #[inline(always)]
+    unsafe fn times_power(self, power: u32) -> Self {
+        // SAFETY: the caller's function enables avx512f.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let power = _mm512_set1_epi32(power as i32);
+            Self(_mm512_castsi512_ps(_mm512_add_epi32(bits, power)))
+        }
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's function enables avx512f.
         Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
@@ -88,9 +97,9 @@ unsafe impl Vector for Avx512 {
         unsafe { _mm512_set1_epi32(x) }
     }
     #[inline(always)]
-    unsafe fn to_f32(ints: __m512i) -> Self {
+    unsafe fn low_bits(ints: __m512i) -> Self {
         // SAFETY: the caller's function enables avx512f.
-        Self(unsafe { _mm512_cvtepi32_ps(ints) })
+        Self(unsafe { _mm512_sub_ps(_mm512_castsi512_ps(ints), _mm512_set1_ps(ROUND)) })
     }
     #[inline(always)]
     unsafe fn low_nibbles(w: __m512i) -> __m512i {
@@ -154,7 +163,8 @@ unsafe impl Vector for Avx512 {
 
     #[inline(always)]
     fn prefetch(from: *const u8) {
+        // Into the second cache: the first has the inputs and the panel in use.
         // SAFETY: a prefetch never faults; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }

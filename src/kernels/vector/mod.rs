@@ -65,6 +65,12 @@ pub unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn mul(self, a: Self) -> Self;
+    /// `self · 2ⁿ` where that and `self` are normal numbers; `power` is n, in
+    /// the bits of a float's exponent.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn times_power(self, power: u32) -> Self;
     /// `self + a·b`, rounded once.
     ///
     /// # Safety
@@ -98,11 +104,12 @@ pub unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn int_splat(x: i32) -> Self::Ints;
-    /// The nearest floats.
+    /// The integers from −2²² to 2²² that were added to the bits of [`ROUND`],
+    /// as floats; NaN where they were added to the bits of one.
     ///
     /// # Safety
     /// See the trait.
-    unsafe fn to_f32(ints: Self::Ints) -> Self;
+    unsafe fn low_bits(ints: Self::Ints) -> Self;
     /// The lower four bits of each byte.
     ///
     /// # Safety
@@ -174,7 +181,8 @@ pub unsafe trait Vector: Copy {
             let whole = both(x).map(nearest);
             to.cast::<[u8; 2 * LANES]>()
                 .write_unaligned(whole.map(|x| x as u8));
-            whole.iter().sum()
+            // They fit, but for what isn't a number.
+            whole.into_iter().fold(0, i32::wrapping_add)
         }
     }
 
@@ -199,7 +207,7 @@ unsafe fn both<V: Vector>(x: [V; 2]) -> [f32; 2 * LANES] {
 
 /// Adding it leaves the nearest integer of a magnitude below 2²² in the low
 /// mantissa bits.
-const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
 
 /// The nearest integer, ties to even, of a magnitude below 2²².
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Vector};
+use super::{LANES, ROUND, Vector};
 
 /// Sixteen lanes as an array.
 #[derive(Clone, Copy)]
@@ -43,6 +43,13 @@ unsafe impl Vector for Portable {
             self.0[i] *= a.0[i];
         }
         self
+    }
+    #[inline(always)]
+    unsafe fn times_power(self, power: u32) -> Self {
+        Self(
+            self.0
+                .map(|x| f32::from_bits(x.to_bits().wrapping_add(power))),
+        )
     }
     #[inline(always)]
     unsafe fn fma(mut self, a: Self, b: Self) -> Self {
@@ -88,8 +95,8 @@ unsafe impl Vector for Portable {
         [x; LANES]
     }
     #[inline(always)]
-    unsafe fn to_f32(ints: Self::Ints) -> Self {
-        Self(ints.map(|i| i as f32))
+    unsafe fn low_bits(ints: Self::Ints) -> Self {
+        Self(ints.map(|i| f32::from_bits(i as u32) - ROUND))
     }
     #[inline(always)]
     unsafe fn low_nibbles(w: Self::Bytes) -> Self::Bytes {
