@@ -111,10 +111,11 @@ pub trait Weights: Format {
     const SCALES: usize;
 
     /// Adds the products of two quads of a block's raised weights with its
-    /// inputs: every quad is in one of [`PAIRS`].
+    /// inputs: each quad is in one of the [`PAIRS`].
     ///
     /// # Safety
-    /// The set of `V` must be there, and `block` must be one.
+    /// The set of `V` must be there, `block` must be one, and `pair` below
+    /// [`PAIRS`].
     unsafe fn products<V: Vector, const R: usize>(
         block: Block,
         pair: usize,
@@ -140,8 +141,8 @@ pub struct Block {
 }
 
 impl Block {
-    /// Asks for the part of the coming weights that goes with this pair of `R`
-    /// rows.
+    /// Asks for the part of the coming weights that goes with this pair of
+    /// quads, of `R` rows.
     #[inline(always)]
     pub fn ahead<V: Vector, W: Weights, const R: usize>(self, pair: usize) {
         // All lines of a step, as one that is left out comes late; fewer rows
