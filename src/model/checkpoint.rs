@@ -278,8 +278,14 @@ impl TensorReader<'_> {
         self.len
     }
 
-    /// Reads the elements from `first` on, as f32, each checked to be finite.
-    pub(super) fn read(&self, first: usize, out: &mut [f32]) -> Result<(), ModelError> {
+    /// Reads the elements from `first` on, as f32, each checked to be a number
+    /// of at most `largest` in magnitude.
+    pub(super) fn read(
+        &self,
+        first: usize,
+        out: &mut [f32],
+        largest: f32,
+    ) -> Result<(), ModelError> {
         match &self.values {
             Values::File { dtype, offset } => {
                 let width = dtype.bitsize() / 8;
@@ -295,9 +301,13 @@ impl TensorReader<'_> {
             Values::Read(values) => out.copy_from_slice(&values[first..first + out.len()]),
         }
         // A sum of flags instead of an early end: compilers vectorise it.
-        let finite = out.iter().fold(true, |all, v| all & v.is_finite());
-        if let (false, Some(at)) = (finite, out.iter().position(|v| !v.is_finite())) {
-            let reason = format!("element {} is {}", first + at, out[at]);
+        let fits = |v: &f32| v.abs() <= largest;
+        let all_fit = out.iter().fold(true, |all, v| all & fits(v));
+        if let (false, Some(at)) = (all_fit, out.iter().position(|v| !fits(v))) {
+            let mut reason = format!("element {} is {}", first + at, out[at]);
+            if out[at].is_finite() {
+                reason += &format!("; this dtype holds up to {largest}");
+            }
             return Err(ModelError::tensor(&self.file.name, &self.name, reason));
         }
         Ok(())

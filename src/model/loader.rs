@@ -134,15 +134,18 @@ impl<'a> Loader<'a> {
     }
 
     fn vector(&self, name: &str, n: usize) -> Result<Tensor, ModelError> {
-        let values = self.values(&self.name(name))?;
+        let values = self.values(&self.name(name), f32::MAX)?;
         Ok(Tensor::from_vec(values, n, &Device::Cpu)?)
     }
 
-    /// All values of a tensor, read on all threads.
-    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+    /// All values of a tensor, of at most `largest` in magnitude, read on all
+    /// threads.
+    fn values(&self, name: &str, largest: f32) -> Result<Vec<f32>, ModelError> {
         let tensor = self.checkpoint.tensor(name)?;
         let mut values = vec![0.0; tensor.len()];
-        pool::try_for_each_chunk(&mut values, PART, |i, out| tensor.read(i * PART, out))?;
+        pool::try_for_each_chunk(&mut values, PART, |i, out| {
+            tensor.read(i * PART, out, largest)
+        })?;
         self.progress.add(values.len());
         Ok(values)
     }
@@ -156,14 +159,14 @@ impl<'a> Loader<'a> {
     ) -> Result<PackedLinear, ModelError> {
         let bias = self.vector(&format!("{name}.bias"), n)?;
         let name = self.name(&format!("{name}.weight"));
-        let stored = self.values(&name)?;
+        let stored = self.values(&name, self.precision.largest())?;
         PackedLinear::pack(room, (k, n), Some(bias), |panel, values| {
             let first = panel * PANEL;
             let columns = PANEL.min(n - first);
             for (row, values) in stored.chunks(n).zip(values.chunks_mut(PANEL)) {
                 values[..columns].copy_from_slice(&row[first..first + columns]);
             }
-            self.check_range(&name, values)
+            Ok(())
         })
     }
 
@@ -174,8 +177,7 @@ impl<'a> Loader<'a> {
         PackedLinear::pack(room, (k, n), None, |panel, values| {
             let first = panel * PANEL;
             let mut rows = vec![0.0; PANEL.min(n - first) * k];
-            tensor.read(first * k, &mut rows)?;
-            self.check_range(name, &rows)?;
+            tensor.read(first * k, &mut rows, self.precision.largest())?;
             for (column, row) in rows.chunks(k).enumerate() {
                 for (value, to) in row.iter().zip(values[column..].iter_mut().step_by(PANEL)) {
                     *to = *value;
@@ -184,19 +186,6 @@ impl<'a> Loader<'a> {
             self.progress.add(rows.len());
             Ok(())
         })
-    }
-
-    /// Weights that the precision can't hold are an error, not another model.
-    fn check_range(&self, name: &str, weights: &[f32]) -> Result<(), ModelError> {
-        let highest = weights
-            .iter()
-            .fold(0.0, |highest: f32, w| highest.max(w.abs()));
-        let largest = self.precision.largest();
-        if highest <= largest {
-            return Ok(());
-        }
-        let reason = format!("a weight is {highest} in size; this dtype holds up to {largest}");
-        Err(ModelError::tensor(&self.checkpoint.name, name, reason))
     }
 
     /// The head, if there is one that differs from `wte`: then they are not
@@ -227,8 +216,8 @@ impl<'a> Loader<'a> {
             }
             let count = PART.min(head.len() - i * PART);
             let (mut a, mut b) = (vec![0.0; count], vec![0.0; count]);
-            head.read(i * PART, &mut a)?;
-            wte.read(i * PART, &mut b)?;
+            head.read(i * PART, &mut a, f32::MAX)?;
+            wte.read(i * PART, &mut b, f32::MAX)?;
             if a != b {
                 same.store(false, Ordering::Relaxed);
             }

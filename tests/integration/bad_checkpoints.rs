@@ -35,18 +35,23 @@ fn edit_config(key: &'static str, value: Value) -> impl FnOnce(&Path) {
     }
 }
 
+/// The header of a safetensors file, and where its data starts.
+fn header(bytes: &[u8]) -> (Value, usize) {
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (serde_json::from_slice(&bytes[8..data]).unwrap(), data)
+}
+
 /// Rewrites the header of model.safetensors, the data left as it is.
 fn edit_header(edit: impl FnOnce(&mut Value)) -> impl FnOnce(&Path) {
     |dir| {
         let path = dir.join("model.safetensors");
         let bytes = fs::read(&path).unwrap();
-        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let (mut header, data) = header(&bytes);
         edit(&mut header);
         let header = header.to_string();
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
         file.extend_from_slice(header.as_bytes());
-        file.extend_from_slice(&bytes[8 + length..]);
+        file.extend_from_slice(&bytes[data..]);
         fs::write(path, file).unwrap();
     }
 }
@@ -115,10 +120,9 @@ fn weights_beyond_what_a_dtype_holds() {
         fs::copy(fixture::root().join(BASE).join(file), dir.path().join(file)).unwrap();
     }
     edit_bytes(|bytes| {
-        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let (header, data) = header(bytes);
         let start = header[C_FC]["data_offsets"][0].as_u64().unwrap() as usize;
-        bytes[8 + length + start..][..4].copy_from_slice(&1e7f32.to_le_bytes());
+        bytes[data + start..][..4].copy_from_slice(&1e7f32.to_le_bytes());
     })(dir.path());
     let load = |dtype| {
         let files = ModelFiles::from_dir(dir.path()).unwrap();

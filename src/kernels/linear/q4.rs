@@ -48,7 +48,7 @@ impl Format for Q4 {
     #[inline(always)]
     unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]) {
         // SAFETY: passed on from the caller.
-        unsafe { quantize::pack_block(x, (Scale::power, Scale::LARGEST), OFFSET, out) }
+        unsafe { quantize::pack_block(x, Scale::power, OFFSET, out) }
     }
 
     // SAFETY: as the trait says.

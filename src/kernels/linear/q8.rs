@@ -38,7 +38,7 @@ impl Format for Q8 {
     #[inline(always)]
     unsafe fn pack_chunk<V: Vector>(x: [V; 2], out: &mut [u32]) {
         // SAFETY: passed on from the caller.
-        unsafe { quantize::pack_block(x, (Scale::exact, f32::MAX), V::Q8_OFFSET, out) }
+        unsafe { quantize::pack_block(x, Scale::exact, V::Q8_OFFSET, out) }
     }
 
     // SAFETY: as the trait says.

@@ -37,31 +37,29 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// What makes a byte's 127 of the largest magnitude.
+    /// What makes a byte's 127 of the largest magnitude, which must be finite.
     #[inline(always)]
-    pub fn exact(highest: f32) -> Self {
-        Self {
+    pub fn exact(highest: f32) -> Option<Self> {
+        highest.is_finite().then(|| Self {
             // Not 1/scale: two divisions side by side.
             inverse: finite(HIGHEST / highest),
             word: (highest / HIGHEST).to_bits(),
-        }
+        })
     }
 
-    /// The largest magnitude that a [`power`](Self::power) scales.
-    pub const LARGEST: f32 = HIGHEST * (1u128 << HIGHEST_POWER) as f32;
-
-    /// The next power of two, for [`Vector::times_power`].
+    /// The next power of two, for [`Vector::times_power`], if there is one.
     #[inline(always)]
-    pub fn power(highest: f32) -> Self {
+    pub fn power(highest: f32) -> Option<Self> {
+        const LARGEST: f32 = HIGHEST * (1u128 << HIGHEST_POWER) as f32;
         let exponent = (highest / HIGHEST)
             .to_bits()
             .wrapping_add((1 << MANTISSA) - 1)
             >> MANTISSA;
         let exponent = exponent.clamp(BIAS - LOWEST_POWER, BIAS + HIGHEST_POWER);
-        Self {
+        (highest <= LARGEST).then_some(Self {
             inverse: f32::from_bits((2 * BIAS - exponent) << MANTISSA),
             word: exponent.wrapping_sub(BIAS) << MANTISSA,
-        }
+        })
     }
 }
 
@@ -77,31 +75,30 @@ const HIGHEST_POWER: u32 = 111;
 /// Lays out a block of one row's inputs, x ≈ scale · byte: [`QUADS`] words of
 /// four signed bytes, their scale, and what the sums of their products with
 /// weights start from, so that [`multiply`] has them as floats: with weights
-/// raised by `offset` the products are too high by it, and what is above
-/// `largest` or isn't a number makes each of them NaN.
+/// raised by `offset` the products are too high by it. Where there is no scale,
+/// each of them is NaN.
 ///
 /// # Safety
 /// The set of `V` must be there.
 #[inline(always)]
 pub unsafe fn pack_block<V: Vector>(
     x: [V; 2],
-    (scale, largest): (impl Fn(f32) -> Scale, f32),
+    scale: impl Fn(f32) -> Option<Scale>,
     offset: i32,
     out: &mut [u32],
 ) {
     let (bytes, rest) = out.split_at_mut(QUADS);
     // SAFETY: there is room for 32 bytes; the set is the caller's promise.
     unsafe {
-        let highest = V::highest(x);
-        let Scale { inverse, word } = scale(highest);
+        let Some(Scale { inverse, word }) = scale(V::highest(x)) else {
+            bytes.fill(0);
+            rest.copy_from_slice(&[0, f32::NAN.to_bits()]);
+            return;
+        };
         let inverse = V::splat(inverse);
         let sum = V::store_bytes(x.map(|x| x.mul(inverse)), bytes.as_mut_ptr().cast());
         rest[0] = word;
-        rest[1] = if highest <= largest {
-            (offset.wrapping_mul(-sum) as u32).wrapping_add(ROUND.to_bits())
-        } else {
-            f32::NAN.to_bits()
-        };
+        rest[1] = ROUND.to_bits().wrapping_add_signed(-offset * sum);
     }
 }
 

@@ -181,8 +181,7 @@ pub unsafe trait Vector: Copy {
             let whole = both(x).map(nearest);
             to.cast::<[u8; 2 * LANES]>()
                 .write_unaligned(whole.map(|x| x as u8));
-            // They fit, but for what isn't a number.
-            whole.into_iter().fold(0, i32::wrapping_add)
+            whole.iter().sum()
         }
     }
 
