@@ -19,6 +19,8 @@ from engines import OURS, SERVING
 
 COLUMNS = ("tokens/s", "first token p50", "p99", "between tokens p50", "p99 ")
 WIDTHS = tuple(dict.fromkeys(peer.width for peer in SERVING))
+# What the generator asks our server for by itself, but not beside other settings.
+WITHOUT_REUSE = ("--speculation", "off", "--prefix-reuse", "off")
 # Each engine sees a few requests before it counts.
 WARM_UP_REQUESTS = 4
 
@@ -50,6 +52,7 @@ def parse_args():
     add("--rate", type=float, default=16, help="requests a second")
     add("--seed", type=int, default=0, help="which requests, and when")
     add("--threads", type=int, default=2, help="threads of each engine")
+    add("--prefill-chunk", type=int, help=f"of {OURS}, as of `gpt2 serve`")
     add("--work", type=Path, default=run.ROOT / "target/peers", help="models and logs")
     add("--json", type=Path, help="a file for every reading")
     args = parser.parse_args()
@@ -67,6 +70,8 @@ class LoadedWidth(run.Width):
     def start_ours(self):
         args = self.args
         asked = ["--requests", args.requests, "--rate", args.rate, "--seed", args.seed]
+        if args.prefill_chunk:
+            asked += ["--", *WITHOUT_REUSE, "--prefill-chunk", args.prefill_chunk]
         arguments = [str(argument) for argument in asked]
         engine = client.start_load(
             self.result["width"], args.work, args.threads, arguments

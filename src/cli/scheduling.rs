@@ -21,6 +21,11 @@ pub struct SchedulingArgs {
     /// Tokens of all waiting prompts together
     #[arg(long, value_name = "N", default_value_t = 131_072, value_parser = positive())]
     max_waiting_tokens: u32,
+    /// Tokens of prompts in one step at most. Fewer make running answers wait less for new
+    /// prompts, and all of them together take longer [default on a CPU: 256, and 128 beside
+    /// running answers]
+    #[arg(long, value_name = "TOKENS", value_parser = positive())]
+    prefill_chunk: Option<u32>,
     /// Whether prompts that begin alike are computed once, which changes no answer: on or off
     #[arg(long, default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
     prefix_reuse: bool,
@@ -37,6 +42,10 @@ impl SchedulingArgs {
             .queue(self.max_waiting as usize, self.max_waiting_tokens as usize)
             .prefix_reuse(self.prefix_reuse)
             .patience(Duration::from_secs(u64::from(self.reader_timeout)));
+        let builder = match self.prefill_chunk {
+            Some(tokens) => builder.prefill_chunk(tokens as usize),
+            None => builder,
+        };
         match self.kv_cache {
             Some(size) => builder.kv_cache(size),
             None => builder,
@@ -76,18 +85,28 @@ mod tests {
 
     #[test]
     fn prefix_reuse_is_switched() {
+        let reuse = |arguments: &[&str]| parse(arguments).map(|args| args.prefix_reuse);
+        assert_eq!(reuse(&[]), Some(true));
+        assert_eq!(reuse(&["--prefix-reuse", "off"]), Some(false));
+        assert_eq!(reuse(&["--prefix-reuse", "maybe"]), None);
+    }
+
+    #[test]
+    fn a_chunk_has_a_token_at_least() {
+        let chunk = |arguments: &[&str]| parse(arguments).map(|args| args.prefill_chunk);
+        assert_eq!(chunk(&[]), Some(None));
+        assert_eq!(chunk(&["--prefill-chunk", "32"]), Some(Some(32)));
+        assert_eq!(chunk(&["--prefill-chunk", "0"]), None);
+    }
+
+    fn parse(arguments: &[&str]) -> Option<SchedulingArgs> {
         #[derive(clap::Parser)]
         struct Command {
             #[command(flatten)]
             scheduling: SchedulingArgs,
         }
-        let reuse = |arguments: &[&str]| {
-            let command = Command::try_parse_from([&["serve"], arguments].concat());
-            command.map(|c| c.scheduling.prefix_reuse).ok()
-        };
-        assert_eq!(reuse(&[]), Some(true));
-        assert_eq!(reuse(&["--prefix-reuse", "off"]), Some(false));
-        assert_eq!(reuse(&["--prefix-reuse", "maybe"]), None);
+        let command = Command::try_parse_from([&["serve"], arguments].concat());
+        command.map(|command| command.scheduling).ok()
     }
 
     #[test]

@@ -100,8 +100,9 @@ impl EngineBuilder {
         self
     }
 
-    /// Most tokens of prompts in one step; as in [`Chunks`] unless set. Answers
-    /// are the same whatever it is.
+    /// Most tokens of prompts in one step; as in [`Chunks`] unless set. Fewer
+    /// make running requests wait less for new prompts, at the cost of all of
+    /// them together. Answers are the same whatever it is.
     pub fn prefill_chunk(mut self, tokens: usize) -> Self {
         self.chunk = Some(tokens.max(1));
         self
