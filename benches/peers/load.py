@@ -6,6 +6,7 @@ and more often than anyone can answer them; see README.md.
 """
 
 import argparse
+import itertools
 import json
 import math
 from pathlib import Path
@@ -53,6 +54,7 @@ def parse_args():
     add("--seed", type=int, default=0, help="which requests, and when")
     add("--threads", type=int, default=2, help="threads of each engine")
     add("--prefill-chunk", type=int, help=f"of {OURS}, as of `gpt2 serve`")
+    add("--kv-dtype", choices=["f32", "bf16"], help=f"of {OURS}, as of `gpt2 serve`")
     add("--work", type=Path, default=run.ROOT / "target/peers", help="models and logs")
     add("--json", type=Path, help="a file for every reading")
     args = parser.parse_args()
@@ -70,8 +72,10 @@ class LoadedWidth(run.Width):
     def start_ours(self):
         args = self.args
         asked = ["--requests", args.requests, "--rate", args.rate, "--seed", args.seed]
-        if args.prefill_chunk:
-            asked += ["--", *WITHOUT_REUSE, "--prefill-chunk", args.prefill_chunk]
+        settings = {"--prefill-chunk": args.prefill_chunk, "--kv-dtype": args.kv_dtype}
+        settings = [pair for pair in settings.items() if pair[1]]
+        if settings:
+            asked += ["--", *WITHOUT_REUSE, *itertools.chain(*settings)]
         arguments = [str(argument) for argument in asked]
         engine = client.start_load(
             self.result["width"], args.work, args.threads, arguments

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ArgAction;
 
 use crate::engine::{CacheSize, EngineBuilder};
+use crate::model::{KvDtype, ModelError};
 
 #[derive(Debug, clap::Args)]
 pub struct SchedulingArgs {
@@ -12,6 +13,10 @@ pub struct SchedulingArgs {
     /// but at most a quarter of the memory that is free]
     #[arg(long, value_name = "SIZE", value_parser = parse_cache)]
     kv_cache: Option<CacheSize>,
+    /// Precision of the KV cache: f32, or bf16, which is half as large and faster, but beside f32
+    /// weights not equal to transformers [default: f32 beside f32 weights, else bf16]
+    #[arg(long, value_name = "DTYPE", value_parser = parse_kv_dtype)]
+    kv_dtype: Option<KvDtype>,
     /// Requests that are computed together
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
     max_running: u32,
@@ -46,6 +51,10 @@ impl SchedulingArgs {
             Some(tokens) => builder.prefill_chunk(tokens as usize),
             None => builder,
         };
+        let builder = match self.kv_dtype {
+            Some(dtype) => builder.kv_dtype(dtype),
+            None => builder,
+        };
         match self.kv_cache {
             Some(size) => builder.kv_cache(size),
             None => builder,
@@ -55,6 +64,10 @@ impl SchedulingArgs {
 
 fn positive() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..)
+}
+
+fn parse_kv_dtype(name: &str) -> Result<KvDtype, String> {
+    name.parse().map_err(|error: ModelError| error.to_string())
 }
 
 fn parse_cache(text: &str) -> Result<CacheSize, String> {
@@ -97,6 +110,14 @@ mod tests {
         assert_eq!(chunk(&[]), Some(None));
         assert_eq!(chunk(&["--prefill-chunk", "32"]), Some(Some(32)));
         assert_eq!(chunk(&["--prefill-chunk", "0"]), None);
+    }
+
+    #[test]
+    fn keys_and_values_have_a_dtype_of_their_own() {
+        let dtype = |arguments: &[&str]| parse(arguments).map(|args| args.kv_dtype);
+        assert_eq!(dtype(&[]), Some(None));
+        assert_eq!(dtype(&["--kv-dtype", "bf16"]), Some(Some(KvDtype::Bf16)));
+        assert_eq!(dtype(&["--kv-dtype", "q8"]), None);
     }
 
     fn parse(arguments: &[&str]) -> Option<SchedulingArgs> {

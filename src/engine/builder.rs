@@ -13,7 +13,7 @@ use crate::kernels::pool;
 use crate::metrics::Metrics;
 #[cfg(feature = "cuda")]
 use crate::model::CudaGpt2;
-use crate::model::{Config, Device, Dtype, Gpt2, LoadOptions, ModelFiles, Transformer};
+use crate::model::{Config, Device, Dtype, Gpt2, KvDtype, LoadOptions, ModelFiles, Transformer};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// How to build an [`Engine`].
@@ -26,6 +26,7 @@ pub struct EngineBuilder {
     queue_requests: usize,
     queue_tokens: usize,
     cache: Option<CacheSize>,
+    kv_dtype: Option<KvDtype>,
     running: usize,
     chunk: Option<usize>,
     prefix_reuse: bool,
@@ -44,6 +45,7 @@ impl EngineBuilder {
             queue_requests: 256,
             queue_tokens: 128 * 1024,
             cache: None,
+            kv_dtype: None,
             running: 64,
             chunk: None,
             prefix_reuse: true,
@@ -100,6 +102,13 @@ impl EngineBuilder {
         self
     }
 
+    /// The precision of keys and values; f32 beside weights in f32 and bf16
+    /// beside others unless set. For processors only.
+    pub fn kv_dtype(mut self, dtype: KvDtype) -> Self {
+        self.kv_dtype = Some(dtype);
+        self
+    }
+
     /// Most tokens of prompts in one step; as in [`Chunks`] unless set. Fewer
     /// make running requests wait less for new prompts, at the cost of all of
     /// them together. Answers are the same whatever it is.
@@ -148,6 +157,10 @@ impl EngineBuilder {
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => {
+                if self.kv_dtype.is_some() {
+                    let reason = "on a GPU, keys and values have the dtype of the weights";
+                    return Err(crate::model::ModelError::Unsupported(reason.to_owned()).into());
+                }
                 let model = CudaGpt2::load(&self.model, self.dtype, ordinal)?;
                 self.start_on_gpu(model)
             }
@@ -161,6 +174,10 @@ impl EngineBuilder {
     /// [`EngineError::Tokenizer`], naming the file at fault.
     pub fn start(mut self, model: Gpt2) -> Result<Engine, EngineError> {
         self.device = Device::Cpu;
+        let model = match self.kv_dtype {
+            Some(dtype) => model.with_kv_dtype(dtype),
+            None => model,
+        };
         self.start_with(model, capacity::free_memory())
     }
 

@@ -10,7 +10,7 @@ use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::files::ModelFiles;
 use super::inspection::Inspection;
-use super::kv_cache::{KvCache, LayerCache};
+use super::kv_cache::{KvCache, KvDtype, LayerCache};
 use super::loader;
 use super::logits::Logits;
 use super::ops::{self, AttentionView, Linear, Mlp, Then};
@@ -26,6 +26,7 @@ use crate::kernels::linear::Precision;
 pub struct Gpt2 {
     config: Config,
     weights: Weights,
+    kv_dtype: KvDtype,
     workspace: Workspace,
 }
 
@@ -108,11 +109,24 @@ impl Gpt2 {
     }
 
     fn new(config: Config, weights: Weights) -> Self {
+        // In f32 where the weights are, so that all is as transformers
+        // computes it.
+        let kv_dtype = match weights.wte.precision {
+            Precision::F32 => KvDtype::F32,
+            Precision::Bf16 | Precision::Q8 | Precision::Q4 => KvDtype::Bf16,
+        };
         Self {
             config,
             weights,
+            kv_dtype,
             workspace: Workspace::default(),
         }
+    }
+
+    /// The same model, whose caches keep keys and values in this precision.
+    /// Unless set, it is f32 for weights in f32 and bf16 for others.
+    pub fn with_kv_dtype(self, kv_dtype: KvDtype) -> Self {
+        Self { kv_dtype, ..self }
     }
 
     /// The model's shape.
@@ -125,13 +139,12 @@ impl Gpt2 {
         &self.weights
     }
 
-    /// How keys and values are best kept for these weights: in f32 where they
-    /// are, so that all is as transformers computes it, else in bf16.
+    /// How caches keep keys and values, and what is multiplied with them.
     pub fn cache_format(&self) -> CacheFormat {
-        match self.weights.wte.precision {
-            Precision::F32 => CacheFormat::F32,
-            Precision::Bf16 => CacheFormat::Bf16Products,
-            Precision::Q8 | Precision::Q4 => CacheFormat::Bf16,
+        match (self.kv_dtype, self.weights.wte.precision) {
+            (KvDtype::F32, _) => CacheFormat::F32,
+            (KvDtype::Bf16, Precision::Bf16) => CacheFormat::Bf16Products,
+            (KvDtype::Bf16, _) => CacheFormat::Bf16,
         }
     }
 

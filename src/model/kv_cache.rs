@@ -1,5 +1,7 @@
 //! The KV cache: keys and values of all sequences, in the blocks of one pool.
 
+use std::str::FromStr;
+
 use candle_core::{Device, Tensor};
 
 use super::blocks::{Blocks, Lease};
@@ -20,6 +22,29 @@ pub struct KvCache {
     #[cfg(feature = "cuda")]
     pub(super) on_device: Option<crate::cuda::Cache>,
     blocks: Blocks,
+}
+
+/// The precision in which keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvDtype {
+    /// 32-bit floats.
+    F32,
+    /// bf16: half as large, and half as much to read for each token.
+    Bf16,
+}
+
+impl FromStr for KvDtype {
+    type Err = ModelError;
+
+    fn from_str(name: &str) -> Result<Self, ModelError> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(ModelError::Unsupported(format!(
+                "no such dtype of keys and values: {name} (there are f32 and bf16)"
+            ))),
+        }
+    }
 }
 
 /// The cached keys and values of one layer, words of [`CacheFormat`].

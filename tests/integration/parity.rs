@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use gpt2_engine::engine::{
     Engine, Event, Request, SamplingOptions, SamplingParams, Strategy, processed_scores,
 };
-use gpt2_engine::model::{Batch, LogitRows, ModelError, ModelFiles, Recorder};
+use gpt2_engine::model::{Batch, KvDtype, LogitRows, ModelError, ModelFiles, Recorder};
 
 use crate::fixture::{self, Fixture, largest_difference, log_softmax};
 
@@ -80,6 +80,21 @@ fn chunks_and_single_tokens_give_the_same_bits() {
                 "{name}, chunks of {chunk}"
             );
         }
+    }
+}
+
+#[test]
+fn a_cache_in_bf16_is_near_and_one_in_f32_is_equal() {
+    for name in fixture::variants() {
+        let mut fixture = Fixture::load(&name);
+        let ids = fixture.ids("/input_ids");
+        let expected = fixture.logits(&ids, 7).concat();
+        fixture.model = fixture.model.with_kv_dtype(KvDtype::Bf16);
+        let largest = largest_difference(&fixture.logits(&ids, 7).concat(), &expected);
+        println!("{name}: {largest:.1e} with keys and values in bf16");
+        assert!(largest > 0.0 && largest < 0.1, "{name}: {largest}");
+        fixture.model = fixture.model.with_kv_dtype(KvDtype::F32);
+        assert_eq!(fixture.logits(&ids, 7).concat(), expected, "{name}");
     }
 }
 
