@@ -6,7 +6,6 @@ and more often than anyone can answer them; see README.md.
 """
 
 import argparse
-import itertools
 import json
 import math
 from pathlib import Path
@@ -20,7 +19,7 @@ from engines import OURS, SERVING
 
 COLUMNS = ("tokens/s", "first token p50", "p99", "between tokens p50", "p99 ")
 WIDTHS = tuple(dict.fromkeys(peer.width for peer in SERVING))
-# What the generator asks our server for by itself, but not beside other settings.
+# Random weights repeat themselves, and prompts come again every round.
 WITHOUT_REUSE = ("--speculation", "off", "--prefix-reuse", "off")
 # Each engine sees a few requests before it counts.
 WARM_UP_REQUESTS = 4
@@ -53,10 +52,9 @@ def parse_args():
     add("--rate", type=float, default=16, help="requests a second")
     add("--seed", type=int, default=0, help="which requests, and when")
     add("--threads", type=int, default=2, help="threads of each engine")
-    add("--prefill-chunk", type=int, help=f"of {OURS}, as of `gpt2 serve`")
-    add("--kv-dtype", choices=["f32", "bf16"], help=f"of {OURS}, as of `gpt2 serve`")
     add("--work", type=Path, default=run.ROOT / "target/peers", help="models and logs")
     add("--json", type=Path, help="a file for every reading")
+    add("serve", nargs="*", help="after --: further arguments of `gpt2 serve`")
     args = parser.parse_args()
     args.cases = []
     if OURS not in args.only:
@@ -72,10 +70,7 @@ class LoadedWidth(run.Width):
     def start_ours(self):
         args = self.args
         asked = ["--requests", args.requests, "--rate", args.rate, "--seed", args.seed]
-        settings = {"--prefill-chunk": args.prefill_chunk, "--kv-dtype": args.kv_dtype}
-        settings = [pair for pair in settings.items() if pair[1]]
-        if settings:
-            asked += ["--", *WITHOUT_REUSE, *itertools.chain(*settings)]
+        asked += ["--", *WITHOUT_REUSE, *args.serve]
         arguments = [str(argument) for argument in asked]
         engine = client.start_load(
             self.result["width"], args.work, args.threads, arguments

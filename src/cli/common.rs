@@ -53,13 +53,13 @@ pub struct ModelArgs {
     #[command(flatten)]
     source: SourceArgs,
     /// Precision of the weights: f32, bf16, q8 or q4 [default: f32; bench measures each]
-    #[arg(long, value_parser = parse_dtype)]
+    #[arg(long)]
     dtype: Option<Dtype>,
     /// Threads that compute [default: all the process may use]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Where to compute: cpu, or cuda[:N] in builds with CUDA
-    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 
@@ -148,14 +148,6 @@ fn parse_speculation(name: &str) -> Result<Speculation, String> {
         "off" => Ok(Speculation::Off),
         _ => Err("expected prompt-lookup or off".to_owned()),
     }
-}
-
-fn parse_dtype(text: &str) -> Result<Dtype, String> {
-    Dtype::from_str(text).map_err(|e| e.to_string())
-}
-
-fn parse_device(text: &str) -> Result<Device, String> {
-    Device::from_str(text).map_err(|e| e.to_string())
 }
 
 /// A comma-separated list of token ids.

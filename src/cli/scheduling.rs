@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::ArgAction;
 
 use crate::engine::{CacheSize, EngineBuilder};
-use crate::model::{KvDtype, ModelError};
+use crate::model::KvDtype;
 
 #[derive(Debug, clap::Args)]
 pub struct SchedulingArgs {
@@ -15,7 +15,7 @@ pub struct SchedulingArgs {
     kv_cache: Option<CacheSize>,
     /// Precision of the KV cache: f32, or bf16, which is half as large and faster, but beside f32
     /// weights not equal to transformers [default: f32 beside f32 weights, else bf16]
-    #[arg(long, value_name = "DTYPE", value_parser = parse_kv_dtype)]
+    #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
     /// Requests that are computed together
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
@@ -64,10 +64,6 @@ impl SchedulingArgs {
 
 fn positive() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..)
-}
-
-fn parse_kv_dtype(name: &str) -> Result<KvDtype, String> {
-    name.parse().map_err(|error: ModelError| error.to_string())
 }
 
 fn parse_cache(text: &str) -> Result<CacheSize, String> {

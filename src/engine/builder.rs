@@ -11,9 +11,9 @@ use super::worker::{Forward, Setup, Worker};
 use super::{CacheSize, Engine, EngineError, Shared, Speculation, capacity};
 use crate::kernels::pool;
 use crate::metrics::Metrics;
-#[cfg(feature = "cuda")]
-use crate::model::CudaGpt2;
 use crate::model::{Config, Device, Dtype, Gpt2, KvDtype, LoadOptions, ModelFiles, Transformer};
+#[cfg(feature = "cuda")]
+use crate::model::{CudaGpt2, ModelError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// How to build an [`Engine`].
@@ -157,10 +157,6 @@ impl EngineBuilder {
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => {
-                if self.kv_dtype.is_some() {
-                    let reason = "on a GPU, keys and values have the dtype of the weights";
-                    return Err(crate::model::ModelError::Unsupported(reason.to_owned()).into());
-                }
                 let model = CudaGpt2::load(&self.model, self.dtype, ordinal)?;
                 self.start_on_gpu(model)
             }
@@ -187,6 +183,10 @@ impl EngineBuilder {
     /// As [`start`](Self::start), and [`EngineError::Model`].
     #[cfg(feature = "cuda")]
     pub fn start_on_gpu(mut self, model: CudaGpt2) -> Result<Engine, EngineError> {
+        if self.kv_dtype.is_some() {
+            let reason = "on a GPU, keys and values have the dtype of the weights";
+            return Err(ModelError::Unsupported(reason.to_owned()).into());
+        }
         self.device = model.device();
         tracing::info!("computing on {}: {}", self.device, model.device_name()?);
         let free = model.free_memory()?;
