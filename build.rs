@@ -1,12 +1,13 @@
-//! Compiles the CUDA kernels to PTX, for the feature `cuda` only.
+//! Compiles the CUDA kernels, for the feature `cuda` only.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the PTX asks of a device: bf16 and cp.async came with 8.0. The driver
-/// compiles it for the device it finds.
-const ARCHITECTURE: &str = "compute_80";
+/// What the kernels are compiled for. bf16 and cp.async came with 8.0, launches
+/// that overlap with 9.0. The driver compiles the PTX for devices in between
+/// and later ones.
+const ARCHITECTURES: [&str; 2] = ["80", "90"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -25,9 +26,13 @@ fn main() {
 fn compile() -> Result<(), String> {
     let nvcc = find_nvcc()?;
     let out = env::var("OUT_DIR").map_err(|e| format!("OUT_DIR: {e}"))?;
+    let generate = ARCHITECTURES
+        .map(|arch| format!("-gencode=arch=compute_{arch},code=[compute_{arch},sm_{arch}]"));
     let output = Command::new(&nvcc)
-        .args(["-ptx", "-O3", "-std=c++17", "-arch", ARCHITECTURE, "-o"])
-        .arg(Path::new(&out).join("kernels.ptx"))
+        .args(["-fatbin", "-O3", "-std=c++17"])
+        .args(generate)
+        .arg("-o")
+        .arg(Path::new(&out).join("kernels.fatbin"))
         .arg("src/cuda/kernels/kernels.cu")
         .output()
         .map_err(|e| format!("{}: {e}", nvcc.display()))?;

@@ -5,21 +5,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
-    PinnedHostSlice, ValidAsZeroBits, sys,
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DeviceRepr, PinnedHostSlice,
+    ValidAsZeroBits, sys,
 };
-use cudarc::nvrtc::Ptx;
 
+use super::module::{Kernel, Module};
 use super::{CudaError, During, Format, Result};
-
-/// `kernels.cu`, compiled.
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
 /// An open device. Everything on it happens in the order of one stream.
 #[derive(Clone)]
 pub struct Device {
     pub(super) stream: Arc<CudaStream>,
-    module: Arc<CudaModule>,
+    module: Arc<Module>,
 }
 
 impl Device {
@@ -39,8 +36,7 @@ impl Device {
         // host shares with the device has an event of its own: `Pinned`.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().during(opening)?;
-        let module = context.load_module(Ptx::from_src(PTX));
-        let module = module.during("loading the kernels (a device of at least 8.0 is needed)")?;
+        let module = Arc::new(Module::load(&context)?);
         Ok(Self { stream, module })
     }
 
@@ -66,12 +62,20 @@ impl Device {
         Ok(info.during("its free memory")?.0)
     }
 
-    pub(super) fn kernel(&self, name: &str, format: Format) -> Result<CudaFunction> {
+    /// How many blocks of threads it computes at a time, at least.
+    pub(super) fn multiprocessors(&self) -> Result<usize> {
+        let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let count = self.stream.context().attribute(count);
+        Ok(count.during("its multiprocessors")?.max(1) as usize)
+    }
+
+    /// The kernel of this name for a format.
+    pub(super) fn kernel(&self, name: &str, format: Format) -> Result<Kernel> {
         self.named_kernel(&format!("{name}_{}", format.suffix()))
     }
 
-    pub(super) fn named_kernel(&self, name: &str) -> Result<CudaFunction> {
-        self.module.load_function(name).during(name)
+    pub(super) fn named_kernel(&self, name: &str) -> Result<Kernel> {
+        self.module.kernel(name)
     }
 
     /// Until all that was asked is done.

@@ -1,114 +1,99 @@
-//! The kernels' parameters, and their launches. `kernels.cu` says what each
-//! kernel does; what it may touch is promised by the callers in `pass.rs`.
+//! Which kernels are launched, and how. `kernels/` says what each of them
+//! does; what it may touch is promised by the callers in `pass.rs`.
 
-use cudarc::driver::{CudaFunction, DeviceRepr, LaunchConfig, PushKernelArg};
-
+use super::arguments::{HeadsArgument, LinearArgument, NormArgument, RowsArgument, Spread};
+use super::module::{Grid, Kernel, Order};
 use super::sample::Sampling;
 use super::{Device, During, Format, Result};
 
-/// Rows up to which the kernel for few is taken: it reads the weights once for
-/// 16 rows, the other one for 128, but with fewer blocks to share the work.
+/// Rows up to which the kernel for few may be taken: it reads the weights once
+/// for 16 rows.
 const FEW: usize = 64;
 
 /// Inputs that are summed before the sums are.
 const CHUNK: usize = 256;
 
-/// Warps of a block of the kernel for few.
-const MOST_WARPS: usize = 32;
+/// Warps of a block that share the chunks of a sum.
+const MOST_WARPS: usize = 16;
 
-/// `struct Rows` of `kernels.cu`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RowsArgument {
-    pub tokens: u64,
-    pub positions: u64,
-    pub sequences: u64,
-    pub tables: u64,
-    pub stride: i32,
-}
+/// Rows up to which each block of the kernel for few computes a LayerNorm for
+/// itself, if the rows have so many numbers at most.
+const NORMED: usize = 4;
+const MOST_NORMED: usize = 8192;
 
-/// `struct Linear` of `kernels.cu`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LinearArgument {
-    pub y: u64,
-    pub x: u64,
-    pub w: u64,
-    pub bias: u64,
-    pub rows: i32,
-    pub k: i32,
-    pub n: i32,
-    pub y_stride: i32,
-    pub then: i32,
-    pub activation: i32,
-}
+/// Parts of a sum in f32, each of `STEP` inputs, and rows of a block for few.
+const PLAIN_PARTS: usize = 128;
+const PLAIN_ROWS: usize = 4;
 
-/// `struct Heads` of `kernels.cu`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(super) struct HeadsArgument {
-    pub count: i32,
-    pub dim: i32,
-    pub scale: f32,
-}
+/// Rows up to which the kernel for few is taken in f32.
+const PLAIN_FEW: usize = 32;
 
-// SAFETY: the same fields in the same order as in C; any bits are a value.
-unsafe impl DeviceRepr for RowsArgument {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for LinearArgument {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for HeadsArgument {}
+/// Warps of a block that share a row's attention.
+const ATTENTION_WARPS: std::ops::RangeInclusive<usize> = 4..=12;
 
-/// What becomes of a linear layer's sums.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
-    /// They are rounded to the format.
-    Store = 0,
-    /// They are added to f32 values.
-    Add = 1,
-    /// They are stored in f32.
-    Logits = 2,
-    /// They go through the activation and are rounded to the format.
-    Activate = 3,
-}
+/// Warps of a block for attention of many rows, a tile each.
+const TILE_WARPS: usize = 4;
 
 /// The kernels of a format.
 #[derive(Debug)]
 pub(super) struct Kernels {
     device: Device,
-    embed: CudaFunction,
-    layer_norm: CudaFunction,
+    multiprocessors: usize,
+    embed: Kernel,
+    layer_norm: Kernel,
     linear: LinearKernels,
-    write_cache: CudaFunction,
-    attention: CudaFunction,
+    write_cache: Kernel,
+    attention: AttentionKernels,
     pub(super) sampling: Sampling,
 }
 
 #[derive(Debug)]
 enum LinearKernels {
-    Plain(CudaFunction),
-    Tensor {
-        few: CudaFunction,
-        many: CudaFunction,
+    Plain {
+        few: Kernel,
+        many: Kernel,
     },
+    Tensor {
+        few: Kernel,
+        normed: Kernel,
+        some: Kernel,
+        many: Kernel,
+    },
+}
+
+#[derive(Debug)]
+enum AttentionKernels {
+    Plain(Kernel),
+    Tensor { few: Kernel, many: Kernel },
 }
 
 impl Kernels {
     pub(super) fn new(device: &Device, format: Format) -> Result<Self> {
         let kernel = |name| device.kernel(name, format);
+        let (few, many) = (kernel("linear_few")?, kernel("linear_many")?);
+        let is_plain = format == Format::F32;
         Ok(Self {
+            multiprocessors: device.multiprocessors()?,
             device: device.clone(),
             embed: kernel("embed")?,
             layer_norm: kernel("layer_norm")?,
-            linear: match format {
-                Format::F32 => LinearKernels::Plain(kernel("linear_plain")?),
-                Format::Bf16 | Format::F16 => LinearKernels::Tensor {
-                    few: kernel("linear_few")?,
-                    many: kernel("linear_many")?,
+            linear: match is_plain {
+                true => LinearKernels::Plain { few, many },
+                false => LinearKernels::Tensor {
+                    few,
+                    normed: kernel("linear_normed")?,
+                    some: kernel("linear_some")?,
+                    many,
                 },
             },
             write_cache: kernel("write_cache")?,
-            attention: kernel("attention")?,
+            attention: match is_plain {
+                true => AttentionKernels::Plain(kernel("attention")?),
+                false => AttentionKernels::Tensor {
+                    few: kernel("attention_few")?,
+                    many: kernel("attention_many")?,
+                },
+            },
             sampling: Sampling::new(device)?,
         })
     }
@@ -120,30 +105,42 @@ impl Kernels {
         (argument, rows): (RowsArgument, usize),
         (width, padded): (i32, i32),
     ) -> Result<()> {
-        let mut launch = self.device.stream.launch_builder(&self.embed);
+        let mut launch = self.embed.begin();
         launch.arg(&x).arg(&wte).arg(&wpe).arg(&argument);
         launch.arg(&width).arg(&padded);
+        // What came before is a copy of its inputs, not a kernel.
+        let order = Order::After;
         // SAFETY: `pass.rs` gives memory of these shapes, and rows whose
         // tokens and positions were checked.
-        unsafe { launch.launch(grid(rows, 1, 256)) }.during("embed")?;
-        Ok(())
+        unsafe { launch.launch(&self.device.stream, Grid(rows, 1, 256), order) }.during("embed")
     }
 
-    /// y `[rows, padded]` = LayerNorm of rows of x `[.., width]`: of those
-    /// that `index` names, or of the first where it is 0.
+    /// y `[rows, padded]` = LayerNorm.
     pub(super) fn layer_norm(
         &self,
-        (y, x, index): (u64, u64, u64),
-        (weight, bias, epsilon): (u64, u64, f32),
+        y: u64,
+        norm: NormArgument,
         rows: usize,
-        (width, padded): (i32, i32),
+        padded: i32,
     ) -> Result<()> {
-        let mut launch = self.device.stream.launch_builder(&self.layer_norm);
-        launch.arg(&y).arg(&x).arg(&weight).arg(&bias).arg(&index);
-        launch.arg(&epsilon).arg(&width).arg(&padded);
+        let count = rows as i32;
+        let mut launch = self.layer_norm.begin();
+        launch.arg(&y).arg(&norm).arg(&count).arg(&padded);
+        // A warp for a row; few rows spread over the device.
+        let warps = if rows <= FEW { 1 } else { 8 };
+        let grid = Grid(rows.div_ceil(warps), 1, 32 * warps);
         // SAFETY: `pass.rs` gives memory of these shapes; the index names rows.
-        unsafe { launch.launch(grid(rows, 1, 256)) }.during("layer_norm")?;
-        Ok(())
+        unsafe { launch.launch(&self.device.stream, grid, Order::Overlapping) }.during("layer_norm")
+    }
+
+    /// Whether [`linear`](Self::linear) computes the LayerNorm before a layer
+    /// of so many inputs, too.
+    pub(super) fn norms(&self, rows: usize, k: usize) -> bool {
+        // A row takes so much at most, with what keeps it off its neighbours.
+        let numbers = rows * (k + 32);
+        matches!(self.linear, LinearKernels::Tensor { .. })
+            && rows <= NORMED
+            && numbers <= MOST_NORMED
     }
 
     /// A linear layer.
@@ -153,69 +150,105 @@ impl Kernels {
             argument.n as usize,
             argument.k as usize,
         );
-        let (kernel, config) = match &self.linear {
-            LinearKernels::Plain(plain) => {
-                let config = grid(n.div_ceil(32), rows.div_ceil(32), 256);
-                (plain, config)
+        // A warp for a chunk of inputs, or for as many chunks as the others.
+        let chunks = k.div_ceil(CHUNK);
+        let threads = 32 * chunks.div_ceil(chunks.div_ceil(MOST_WARPS));
+        let few_grid = Grid(n.div_ceil(8), rows.div_ceil(16), threads);
+        // Blocks of the other kernels.
+        let some_blocks = (n.div_ceil(32), rows.div_ceil(64));
+        let many_blocks = (n.div_ceil(128), rows.div_ceil(128));
+        let fill = |(x, y): (usize, usize), share: usize| x * y * share >= self.multiprocessors;
+        let (kernel, grid) = match &self.linear {
+            LinearKernels::Plain { few, .. } if rows <= PLAIN_FEW => {
+                let parts = k.div_ceil(super::network::STEP).clamp(4, PLAIN_PARTS);
+                let grid = Grid(n.div_ceil(8), rows.div_ceil(PLAIN_ROWS), 8 * parts);
+                (few, grid)
             }
-            LinearKernels::Tensor { few, .. } if rows <= FEW => {
-                let warps = k.div_ceil(CHUNK).clamp(1, MOST_WARPS);
-                let config = grid(n.div_ceil(8), rows.div_ceil(16), 32 * warps);
-                (few, config)
+            LinearKernels::Plain { many, .. } => {
+                (many, Grid(n.div_ceil(64), rows.div_ceil(64), 256))
             }
-            LinearKernels::Tensor { many, .. } => {
-                let config = grid(n.div_ceil(128), rows.div_ceil(128), 256);
-                (many, config)
+            LinearKernels::Tensor { normed, .. } if argument.x == 0 => (normed, few_grid),
+            LinearKernels::Tensor { few, .. }
+                if rows <= 16 || rows <= FEW && !fill(some_blocks, 1) =>
+            {
+                (few, few_grid)
+            }
+            LinearKernels::Tensor { many, .. } if rows > FEW && fill(many_blocks, 2) => {
+                (many, Grid(many_blocks.0, many_blocks.1, 256))
+            }
+            LinearKernels::Tensor { some, .. } => {
+                let (x, y) = some_blocks;
+                (some, Grid(x, y, threads))
             }
         };
-        let mut launch = self.device.stream.launch_builder(kernel);
+        let mut launch = kernel.begin();
         launch.arg(&argument);
         // SAFETY: `pass.rs` gives memory of these shapes, and the kernels look
         // at no row and no output beyond `rows` and `n`.
-        unsafe { launch.launch(config) }.during("linear")?;
-        Ok(())
+        unsafe { launch.launch(&self.device.stream, grid, Order::Overlapping) }.during("linear")
     }
 
-    /// Puts the new keys and values of qkv `[rows, stride]` into the cache.
-    pub(super) fn write_cache(
-        &self,
-        (cache, qkv): (u64, u64),
-        (argument, rows): (RowsArgument, usize),
-        heads: HeadsArgument,
-        stride: i32,
-    ) -> Result<()> {
-        let mut launch = self.device.stream.launch_builder(&self.write_cache);
-        launch.arg(&cache).arg(&qkv).arg(&argument).arg(&heads);
-        launch.arg(&stride);
-        // SAFETY: `pass.rs` has checked that the tables name blocks of the
-        // cache, enough of them for the positions.
-        unsafe { launch.launch(grid(rows, 1, 256)) }.during("write_cache")?;
-        Ok(())
-    }
-
-    /// Causal attention: qkv `[rows, stride]` → out `[rows, padded]`.
+    /// Causal attention: qkv `[rows, stride]` → out `[rows, padded]`, with the
+    /// new keys and values in the cache first.
     pub(super) fn attention(
         &self,
         (out, cache, qkv): (u64, u64, u64),
         (argument, rows): (RowsArgument, usize),
+        spread: Spread,
         heads: HeadsArgument,
         (stride, padded): (i32, i32),
     ) -> Result<()> {
-        let mut launch = self.device.stream.launch_builder(&self.attention);
-        launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
-        launch.arg(&heads).arg(&stride).arg(&padded);
-        // SAFETY: as for `write_cache`.
-        unsafe { launch.launch(grid(rows, heads.count as usize, 128)) }.during("attention")?;
+        let stream = &self.device.stream;
+        let (count, head_count) = (rows as i32, heads.count as usize);
+        if !spread.one_each {
+            let mut launch = self.write_cache.begin();
+            launch.arg(&cache).arg(&qkv).arg(&argument).arg(&count);
+            launch.arg(&heads).arg(&stride);
+            let grid = Grid(rows.div_ceil(32), head_count, 256);
+            // SAFETY: `pass.rs` has checked that the tables name blocks of the
+            // cache, enough of them for the positions.
+            unsafe { launch.launch(stream, grid, Order::Overlapping) }.during("write_cache")?;
+        }
+        // Else a row's block writes what no other reads.
+        let writes = i32::from(spread.one_each);
+        match &self.attention {
+            AttentionKernels::Plain(plain) => {
+                let mut launch = plain.begin();
+                launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
+                launch.arg(&heads).arg(&stride).arg(&padded).arg(&writes);
+                let grid = Grid(rows, head_count, 128);
+                // SAFETY: as above.
+                unsafe { launch.launch(stream, grid, Order::Overlapping) }.during("attention")?;
+            }
+            AttentionKernels::Tensor { few, many } => {
+                if spread.alone_count > 0 {
+                    let blocks = spread.alone_count * head_count;
+                    // As many as the device runs, whatever the rows.
+                    let warps = (16 * self.multiprocessors / blocks)
+                        .clamp(*ATTENTION_WARPS.start(), *ATTENTION_WARPS.end());
+                    let mut launch = few.begin();
+                    launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
+                    launch.arg(&spread.alone).arg(&heads);
+                    launch.arg(&stride).arg(&padded).arg(&writes);
+                    let grid = Grid(spread.alone_count, head_count, 32 * warps);
+                    // SAFETY: as above; the list names rows.
+                    unsafe { launch.launch(stream, grid, Order::Overlapping) }
+                        .during("attention")?;
+                }
+                if spread.tile_count > 0 {
+                    let tiles = spread.tile_count as i32;
+                    let mut launch = many.begin();
+                    launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
+                    launch.arg(&count).arg(&spread.tiles).arg(&tiles);
+                    launch.arg(&heads).arg(&stride).arg(&padded);
+                    let blocks = spread.tile_count.div_ceil(TILE_WARPS);
+                    let grid = Grid(blocks, head_count, 32 * TILE_WARPS);
+                    // SAFETY: as above.
+                    unsafe { launch.launch(stream, grid, Order::Overlapping) }
+                        .during("attention")?;
+                }
+            }
+        }
         Ok(())
-    }
-}
-
-/// `x · y` blocks of `threads` threads. Shapes are bounded when a model is
-/// loaded, rows when a pass begins.
-pub(super) fn grid(x: usize, y: usize, threads: usize) -> LaunchConfig {
-    LaunchConfig {
-        grid_dim: (x as u32, y as u32, 1),
-        block_dim: (threads as u32, 1, 1),
-        shared_mem_bytes: 0,
     }
 }

@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use cudarc::driver::{LaunchConfig, PushKernelArg};
-
+use super::module::{Grid, Order};
 use super::{Device, During, Format, Result};
 
 /// Runs of a measurement, of which the best counts: it is a limit.
 const RUNS: usize = 5;
 
 /// Blocks of 256 threads: a few for each multiprocessor of any GPU.
-const BLOCKS: u32 = 1056;
+const BLOCKS: usize = 1056;
+const GRID: Grid = Grid(BLOCKS, 1, 256);
 
 impl Device {
     /// Bytes per second that are read from the device's memory.
@@ -26,10 +26,10 @@ impl Device {
         let kernel = self.named_kernel("read_through_u8")?;
         let (values, out, count) = (values.pointer, out.pointer, bytes as u64 / 16);
         self.best(|| {
-            let mut launch = self.stream.launch_builder(&kernel);
+            let mut launch = kernel.begin();
             launch.arg(&out).arg(&values).arg(&count);
             // SAFETY: `values` has `count` times 16 bytes; both live on.
-            unsafe { launch.launch(config()) }.during("read_through")?;
+            unsafe { launch.launch(&self.stream, GRID, Order::After) }.during("read_through")?;
             Ok(bytes as f64)
         })
     }
@@ -50,13 +50,13 @@ impl Device {
             Format::F32 => 1.0,
             Format::Bf16 | Format::F16 => 16.0 * 8.0 * 16.0 / 32.0,
         };
-        let threads = f64::from(BLOCKS) * 256.0;
+        let threads = (BLOCKS * 256) as f64;
         let pointer = out.pointer;
         self.best(|| {
-            let mut launch = self.stream.launch_builder(&kernel);
+            let mut launch = kernel.begin();
             launch.arg(&pointer).arg(&ROUNDS);
             // SAFETY: it writes `out` at most, which lives on.
-            unsafe { launch.launch(config()) }.during("multiply_add")?;
+            unsafe { launch.launch(&self.stream, GRID, Order::After) }.during("multiply_add")?;
             Ok(2.0 * each * threads * CHAINS * f64::from(ROUNDS))
         })
     }
@@ -71,13 +71,5 @@ impl Device {
             best = best.max(amount / started.elapsed().as_secs_f64());
         }
         Ok(best)
-    }
-}
-
-fn config() -> LaunchConfig {
-    LaunchConfig {
-        grid_dim: (BLOCKS, 1, 1),
-        block_dim: (256, 1, 1),
-        shared_mem_bytes: 0,
     }
 }

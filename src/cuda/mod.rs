@@ -1,14 +1,16 @@
 //! GPT-2 on an NVIDIA GPU: plain slices go in and come out, as with
 //! [`kernels`](crate::kernels); in between, everything stays on the device.
 //!
-//! Our own kernels (`kernels/kernels.cu`) do all of the work: no library of
+//! Our own kernels (`kernels/`) do all of the work: no library of
 //! matrix products promises that a row's result doesn't depend on its batch.
-//! Their PTX is made by `build.rs` and embedded. The driver library is looked
+//! `build.rs` compiles and embeds them. The driver library is looked
 //! for when a device is opened, so a binary with this runs without one too.
 
+mod arguments;
 mod device;
 mod launch;
 mod limits;
+mod module;
 mod network;
 mod pass;
 mod pending;
@@ -25,7 +27,7 @@ pub use pending::Pending;
 pub use sample::{Draw, Pick, Picked};
 pub use scratch::Outcome;
 
-/// Positions in a block of the cache; `kernels.cu` has the same number.
+/// Positions in a block of the cache; `kernels/common.cuh` has the same number.
 pub const BLOCK: usize = 32;
 
 // The engine's block tables are those of the kernels for CPUs.

@@ -15,7 +15,7 @@ use super::{BLOCK, CudaError, Device, Format, Result};
 use crate::kernels::pool;
 
 /// Inputs of linear layers are padded to a multiple of this.
-const STEP: usize = 32;
+pub(super) const STEP: usize = 32;
 
 /// Numbers of a head at most.
 const MOST_HEAD: usize = 256;
@@ -37,13 +37,18 @@ pub struct Shape {
     pub scales: Vec<f32>,
     /// Added to variances.
     pub epsilon: f32,
-    /// Number of the activation in `kernels.cu`.
+    /// Number of the activation in `linear.cuh`.
     pub activation: i32,
 }
 
 impl Shape {
+    /// Numbers of a head.
+    pub(super) fn head(&self) -> usize {
+        self.n_embd / self.n_head
+    }
+
     fn check(&self) -> Result<()> {
-        let dim = self.n_embd / self.n_head;
+        let dim = self.head();
         if dim > MOST_HEAD {
             let message = format!("heads of {dim} numbers; the kernels hold {MOST_HEAD} at most");
             return Err(CudaError::Unsupported(message));
@@ -227,7 +232,8 @@ impl Network {
 }
 
 /// Keys and values on the device, in the blocks of one pool; a layer is
-/// `[blocks, 2, n_head, BLOCK, head]`.
+/// `[blocks, n_head]` of keys `[BLOCK, padded head]` and values
+/// `[padded head, BLOCK]`.
 #[derive(Debug)]
 pub struct Cache {
     pub(super) layers: Vec<Buffer<u8>>,
@@ -242,7 +248,7 @@ static CACHES: AtomicU64 = AtomicU64::new(0);
 impl Cache {
     /// Bytes that one block takes in each layer.
     pub fn block_bytes(shape: &Shape, format: Format) -> usize {
-        2 * BLOCK * shape.n_embd * format.bytes()
+        2 * BLOCK * shape.n_head * padded(shape.head()) * format.bytes()
     }
 }
 

@@ -1,6 +1,6 @@
 //! One forward pass: the new tokens of several sequences, a row for each.
 
-use super::launch::{HeadsArgument, LinearArgument, Then};
+use super::arguments::{HeadsArgument, LinearArgument, NormArgument, Then};
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
 use super::pending::{Memory, Pending};
 use super::sample::{self, Pick};
@@ -22,6 +22,11 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// Whether no sequence has two rows.
+    pub(super) fn one_each(&self) -> bool {
+        self.sequences.is_sorted_by(|before, after| before < after)
+    }
+
     /// Whatever the kernels would follow out of bounds.
     pub(super) fn check(&self, shape: &Shape, cache: &Cache) -> Result<()> {
         let fail = |what: &str| Err(CudaError::Unsupported(format!("a batch with {what}")));
@@ -31,6 +36,9 @@ impl Rows<'_> {
         }
         if self.positions.len() != rows || self.sequences.len() != rows {
             return fail("rows that are not whole");
+        }
+        if !self.sequences.is_sorted() {
+            return fail("rows that are not in the order of their sequences");
         }
         let most_blocks = shape.n_positions.div_ceil(BLOCK);
         if self.tables.len() > rows || self.tables.iter().any(|table| table.len() > most_blocks) {
@@ -114,6 +122,7 @@ impl Network {
             rows: count,
             wanted: wanted.rows.len(),
             stride,
+            spread: true,
         };
         let places = scratch.write(self, Inputs { rows, wanted }, layout)?;
         let pass = Pass {
@@ -170,7 +179,6 @@ impl Pass<'_> {
         let (block, cache) = (&blocks[i], cache.layers[i].pointer);
         let Scratch {
             x,
-            normed,
             attended,
             qkv,
             inner,
@@ -178,22 +186,24 @@ impl Pass<'_> {
         } = &self.scratch;
         let heads = HeadsArgument {
             count: shape.n_head as i32,
-            dim: (shape.n_embd / shape.n_head) as i32,
+            dim: shape.head() as i32,
+            padded: padded(shape.head()) as i32,
             scale: shape.scales[i],
         };
-        let (stride, width) = (3 * shape.n_embd as i32, padded(shape.n_embd) as i32);
+        let widths = (3 * shape.n_embd as i32, padded(shape.n_embd) as i32);
         let rows = (self.places.argument, self.rows);
+        let ln_1 = self.normed(&block.ln_1, 0);
+        let ln_2 = self.normed(&block.ln_2, 0);
 
-        self.norm(&block.ln_1, normed.pointer)?;
-        self.linear(normed.pointer, &block.c_attn, Then::Store, qkv.pointer)?;
-        kernels.write_cache((cache, qkv.pointer), rows, heads, stride)?;
+        self.linear(ln_1, &block.c_attn, Then::Store, qkv.pointer)?;
         let pointers = (attended.pointer, cache, qkv.pointer);
-        kernels.attention(pointers, rows, heads, (stride, width))?;
-        self.linear(attended.pointer, &block.attn_c_proj, Then::Add, x.pointer)?;
+        kernels.attention(pointers, rows, self.places.spread, heads, widths)?;
+        let attended = From::Rows(attended.pointer);
+        self.linear(attended, &block.attn_c_proj, Then::Add, x.pointer)?;
 
-        self.norm(&block.ln_2, normed.pointer)?;
-        self.linear(normed.pointer, &block.c_fc, Then::Activate, inner.pointer)?;
-        self.linear(inner.pointer, &block.mlp_c_proj, Then::Add, x.pointer)
+        self.linear(ln_2, &block.c_fc, Then::Activate, inner.pointer)?;
+        let inner = From::Rows(inner.pointer);
+        self.linear(inner, &block.mlp_c_proj, Then::Add, x.pointer)
     }
 
     /// The residual stream, `[rows, n_embd]`.
@@ -227,13 +237,10 @@ impl Pass<'_> {
         if rows == 0 {
             return Ok(());
         }
-        let Scratch {
-            x, normed, logits, ..
-        } = &self.scratch;
-        let pointers = (normed.pointer, x.pointer, self.places.index);
-        self.norm_of(&self.network.ln_f, pointers, rows)?;
+        let ln_f = self.normed(&self.network.ln_f, self.places.index);
         let head = self.network.lm_head.as_ref().unwrap_or(&self.network.wte);
-        self.linear_of(normed.pointer, head, Then::Logits, (logits.pointer, rows))
+        let logits = self.scratch.logits.pointer;
+        self.linear_of(ln_f, head, Then::Logits, (logits, rows))
     }
 
     /// The choices, from the logits.
@@ -245,34 +252,45 @@ impl Pass<'_> {
         kernels.sampling.launch(pointers, rows, shape.vocab_size)
     }
 
-    fn norm(&self, norm: &Norm, y: u64) -> Result<()> {
-        self.norm_of(norm, (y, self.scratch.x.pointer, 0), self.rows)
+    /// The LayerNorm of the rows of the residual stream that `index` names, or
+    /// of all where it is 0.
+    fn normed(&self, norm: &Norm, index: u64) -> From {
+        From::Norm(NormArgument {
+            x: self.scratch.x.pointer,
+            weight: norm.weight.pointer,
+            bias: norm.bias.pointer,
+            index,
+            epsilon: self.network.shape.epsilon,
+            width: self.network.shape.n_embd as i32,
+        })
     }
 
-    fn norm_of(&self, norm: &Norm, pointers: (u64, u64, u64), rows: usize) -> Result<()> {
-        let shape = &self.network.shape;
-        let widths = (shape.n_embd as i32, padded(shape.n_embd) as i32);
-        let parameters = (norm.weight.pointer, norm.bias.pointer, shape.epsilon);
-        let kernels = &self.network.kernels;
-        kernels.layer_norm(pointers, parameters, rows, widths)
-    }
-
-    fn linear(&self, x: u64, matrix: &Matrix, then: Then, y: u64) -> Result<()> {
-        self.linear_of(x, matrix, then, (y, self.rows))
+    fn linear(&self, from: From, matrix: &Matrix, then: Then, y: u64) -> Result<()> {
+        self.linear_of(from, matrix, then, (y, self.rows))
     }
 
     fn linear_of(
         &self,
-        x: u64,
+        from: From,
         matrix: &Matrix,
         then: Then,
         (y, rows): (u64, usize),
     ) -> Result<()> {
+        let kernels = &self.network.kernels;
+        let (x, norm) = match from {
+            From::Rows(x) => (x, NormArgument::default()),
+            From::Norm(norm) if kernels.norms(rows, matrix.padded_k) => (0, norm),
+            From::Norm(norm) => {
+                let normed = self.scratch.normed.pointer;
+                kernels.layer_norm(normed, norm, rows, matrix.padded_k as i32)?;
+                (normed, NormArgument::default())
+            }
+        };
         let y_stride = match then {
             Then::Activate => padded(matrix.n),
             Then::Store | Then::Add | Then::Logits => matrix.n,
         };
-        self.network.kernels.linear(LinearArgument {
+        kernels.linear(LinearArgument {
             y,
             x,
             w: matrix.values.pointer,
@@ -283,6 +301,16 @@ impl Pass<'_> {
             y_stride: y_stride as i32,
             then: then as i32,
             activation: self.network.shape.activation,
+            norm,
         })
     }
+}
+
+/// What goes into a linear layer.
+#[derive(Debug, Clone, Copy)]
+enum From {
+    /// Rows of the format, `[rows, padded k]`.
+    Rows(u64),
+    /// The LayerNorm of rows.
+    Norm(NormArgument),
 }

@@ -1,8 +1,6 @@
 //! The choice of the next token of each row, where its logits are.
 
-use cudarc::driver::{CudaFunction, PushKernelArg};
-
-use super::launch::grid;
+use super::module::{Grid, Kernel, Order};
 use super::{CudaError, Device, During, Result};
 
 /// Threads of a block, which has one row.
@@ -102,7 +100,7 @@ impl Picked {
 #[derive(Debug)]
 pub(super) struct Sampling {
     device: Device,
-    kernel: CudaFunction,
+    kernel: Kernel,
 }
 
 impl Sampling {
@@ -122,12 +120,15 @@ impl Sampling {
         vocab: usize,
     ) -> Result<()> {
         let vocab = vocab as i32;
-        let mut launch = self.device.stream.launch_builder(&self.kernel);
+        let mut launch = self.kernel.begin();
         launch.arg(&picked).arg(&logits).arg(&picks).arg(&vocab);
         // SAFETY: the callers give memory of these shapes, and picks of no
         // more columns than a row has; an id that is chosen is one of these.
-        unsafe { launch.launch(grid(rows, 1, THREADS)) }.during("sample")?;
-        Ok(())
+        unsafe {
+            let grid = Grid(rows, 1, THREADS);
+            launch.launch(&self.device.stream, grid, Order::Overlapping)
+        }
+        .during("sample")
     }
 }
 

@@ -1,8 +1,8 @@
 //! Memory on the device for what one pass computes.
 
 use super::Result;
+use super::arguments::{RowsArgument, Spread, TILE_ROWS};
 use super::device::{Buffer, Pinned};
-use super::launch::RowsArgument;
 use super::network::{Network, padded};
 use super::pass::{Rows, Wanted};
 use super::sample::{Pick, Picked};
@@ -39,8 +39,8 @@ impl Room {
 #[derive(Debug)]
 pub(super) struct Scratch {
     pub(super) room: Room,
-    /// Picks, tokens, positions, sequences, logit rows and tables, one after
-    /// another, so that one copy brings them.
+    /// Picks, tokens, positions, sequences, logit rows, tables and how the rows
+    /// are [spread](Spread), one after another, so that one copy brings them.
     inputs: Buffer<u32>,
     inputs_on_host: Pinned,
     /// The residual stream, `[rows, n_embd]`.
@@ -74,15 +74,37 @@ pub(super) struct Layout {
     pub(super) wanted: usize,
     /// Entries of each block table.
     pub(super) stride: usize,
+    /// Whether sequences may have more rows than one.
+    pub(super) spread: bool,
 }
 
 /// Where the inputs are on the device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Places {
     pub(super) argument: RowsArgument,
+    pub(super) spread: Spread,
     /// Which rows get logits.
     pub(super) index: u64,
     pub(super) picks: u64,
+}
+
+/// Rows of a sequence from which on they are computed in tiles.
+const TILED: usize = 8;
+
+/// Rows that are computed one by one, and the first rows of tiles of the
+/// others, of rows whose sequences are these.
+fn spread(sequences: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let (mut alone, mut tiles) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for rows in sequences.chunk_by(|before, after| before == after) {
+        let range = start..start + rows.len() as u32;
+        start = range.end;
+        match rows.len() < TILED {
+            true => alone.extend(range),
+            false => tiles.extend(range.step_by(TILE_ROWS)),
+        }
+    }
+    (alone, tiles)
 }
 
 /// What a pass gives for the rows that get logits.
@@ -105,7 +127,7 @@ impl Scratch {
             tables,
             logit_rows,
         } = room;
-        let inputs = logit_rows * (Pick::WORDS + 1) + 3 * rows + tables;
+        let inputs = logit_rows * (Pick::WORDS + 1) + 4 * rows + tables;
         Ok(Self {
             room,
             inputs: device.zeros(inputs)?,
@@ -150,6 +172,13 @@ impl Scratch {
             all.extend_from_slice(table);
             all.resize(all.len() + stride - table.len(), 0);
         }
+        let (alone, tiles) = match layout.spread {
+            true => spread(rows.sequences),
+            false => Default::default(),
+        };
+        let lists = all.len();
+        all.extend(&alone);
+        all.extend(&tiles);
         let Self {
             inputs,
             inputs_on_host,
@@ -165,8 +194,20 @@ impl Scratch {
             tables: at(first + 3 * layout.rows + layout.wanted),
             stride: stride as i32,
         };
+        let spread = Spread {
+            alone: if layout.spread { at(lists) } else { 0 },
+            alone_count: if layout.spread {
+                alone.len()
+            } else {
+                layout.rows
+            },
+            tiles: at(lists + alone.len()),
+            tile_count: tiles.len(),
+            one_each: rows.one_each(),
+        };
         Ok(Places {
             argument,
+            spread,
             index: at(first + 3 * layout.rows),
             picks: at(0),
         })
@@ -208,5 +249,22 @@ impl Scratch {
             picked: picked.collect(),
             logits: device.read_ranges(&self.logits, &ranges)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_sequences_are_tiled_and_short_ones_are_not() {
+        let rows = |counts: &[usize]| {
+            let sequences = counts.iter().zip(0..);
+            let rows = sequences.flat_map(|(&count, i)| std::iter::repeat_n(i, count));
+            spread(&rows.collect::<Vec<u32>>())
+        };
+        assert_eq!(rows(&[1, 1]), (vec![0, 1], vec![]));
+        assert_eq!(rows(&[7, 8]), (vec![0, 1, 2, 3, 4, 5, 6], vec![7]));
+        assert_eq!(rows(&[33, 1, 16]), (vec![33], vec![0, 16, 32, 34]));
     }
 }

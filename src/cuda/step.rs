@@ -43,8 +43,8 @@ impl Network {
         rows.check(&self.shape, cache)?;
         let count = rows.tokens.len();
         wanted.check(&self.shape, count)?;
-        if wanted.rows.len() != count {
-            let message = "a step of which not every row is wanted";
+        if wanted.rows.len() != count || !rows.one_each() {
+            let message = "a step of which not every row is wanted, and of its own sequence";
             return Err(CudaError::Unsupported(message.to_owned()));
         }
         let bucket = count.next_power_of_two();
@@ -70,6 +70,7 @@ impl Network {
             rows,
             wanted: rows,
             stride: self.shape.n_positions.div_ceil(BLOCK),
+            spread: false,
         }
     }
 

@@ -276,7 +276,7 @@ fn shape(config: &Config) -> Shape {
             .map(|layer| config.attention_scale(layer))
             .collect(),
         epsilon: config.layer_norm_epsilon,
-        // The order of `enum Activation` in kernels.cu.
+        // The order of `enum Activation` in linear.cuh.
         activation: match config.activation {
             Activation::Gelu => 0,
             Activation::GeluTanh => 1,

@@ -157,16 +157,17 @@ template <class... P> Binder binder(void (*kernel)(P...)) {
 }
 
 #define ENTRY(name) {#name, binder(name)}
-#define ENTRIES(name)                                                                              \
-    ENTRY(embed_##name), ENTRY(layer_norm_##name), ENTRY(write_cache_##name),                      \
-        ENTRY(attention_##name)
+#define FOR_ALL(name) ENTRY(embed_##name), ENTRY(layer_norm_##name), ENTRY(write_cache_##name)
+#define FOR_TENSORS(name)                                                                          \
+    ENTRY(linear_few_##name), ENTRY(linear_normed_##name), ENTRY(linear_some_##name),              \
+        ENTRY(linear_many_##name), ENTRY(attention_few_##name), ENTRY(attention_many_##name)
 std::map<std::string, Binder> &kernels = *new std::map<std::string, Binder>{
     {"read_through_u8", binder(+[](uint32_t *, const Eight *, size_t) {})},
     {"multiply_add_f32", binder(+[](float *, int) {})},
     {"multiply_add_bf16", binder(+[](float *, int) {})},
     {"multiply_add_f16", binder(+[](float *, int) {})},
-    ENTRIES(f32),           ENTRIES(bf16),          ENTRIES(f16),           ENTRY(linear_plain_f32),
-    ENTRY(linear_few_bf16), ENTRY(linear_few_f16),  ENTRY(linear_many_bf16), ENTRY(linear_many_f16),
+    FOR_ALL(f32),          FOR_ALL(bf16),         FOR_ALL(f16),         FOR_TENSORS(bf16),
+    FOR_TENSORS(f16),      ENTRY(linear_few_f32), ENTRY(linear_many_f32), ENTRY(attention_f32),
     ENTRY(sample),
 };
 
@@ -182,6 +183,13 @@ struct Stream {
 // anything that should have come first.
 bool lazy() {
     static const bool set = getenv("CUDA_EMULATED_LAZY");
+    return set;
+}
+
+// CUDA_EMULATED_IDLE lets kernels compute nothing: what is left is the host's
+// work, to be timed.
+bool idle() {
+    static const bool set = getenv("CUDA_EMULATED_IDLE");
     return set;
 }
 
@@ -242,8 +250,9 @@ API cuDeviceGetName(char *name, int length, int) {
 API cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = 4ull << 30, 0; }
 API cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = 4ull << 30, 0; }
 API cuDeviceGetAttribute(int *value, int attribute, int) {
-    // 75 and 76: the compute capability.
-    return *value = attribute == 75 ? 9 : 0, 0;
+    // 16: multiprocessors, so few that small shapes go through all kernels. 75
+    // and 76: the compute capability.
+    return *value = attribute == 16 ? 4 : attribute == 75 ? 9 : 0, 0;
 }
 API cuDevicePrimaryCtxRetain(void **context, int) { return *context = &mutex, 0; }
 API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
@@ -331,13 +340,19 @@ API cuModuleGetFunction(void **function, void *, const char *name) {
     if (found == kernels.end()) return NOT_FOUND;
     return *function = &found->second, 0;
 }
-API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned, void *stream,
-                   void **parameters, void **) {
+// CUlaunchConfig. Attributes only let kernels begin earlier.
+struct LaunchConfig {
+    unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared;
+    void *stream, *attributes;
+    unsigned attribute_count;
+};
+API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **parameters, void **) {
+    auto [grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, a, c] = *config;
     bool threads = block_x >= 1 && block_x <= MOST_THREADS && block_y == 1 && block_z == 1;
     if (!threads || grid_x < 1 || grid_y < 1 || grid_y > 65535 || grid_z != 1) return INVALID_VALUE;
+    if (idle()) return 0;
     std::function<void()> kernel = (*(Binder *)function)(parameters);
-    return enqueue(stream, [=] {
+    return enqueue(stream, [=, grid_x = grid_x, grid_y = grid_y, block_x = block_x] {
         if (!stacks)
             stacks = (unsigned char *)mmap(nullptr, MOST_THREADS * STACK, PROT_READ | PROT_WRITE,
                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -26,9 +26,10 @@ extern unsigned char (*warp_board)[64];
 #define __device__
 // One block runs at a time.
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __noinline__
 
+using std::max;
 using std::min;
 
 struct bf16 {
@@ -55,6 +56,20 @@ template <> inline bf16 from_float<bf16>(float v) {
     // To the nearest, of two as near to the even one.
     return bf16{(uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
+
+template <class T> uint32_t two_of(float first, float second) {
+    T both[2] = {from_float<T>(first), from_float<T>(second)};
+    uint32_t word;
+    memcpy(&word, both, 4);
+    return word;
+}
+template <class T> void store_two(T *to, float first, float second) {
+    to[0] = from_float<T>(first), to[1] = from_float<T>(second);
+}
+
+// Kernels run one after another.
+inline void after_previous() {}
+inline void prefetch(const void *) {}
 
 template <class V> V from_lane(V v, int lane) {
     memcpy(warp_board[threadIdx.x % 32], &v, sizeof v);

@@ -135,28 +135,77 @@ fn chunks_give_the_same_bits() {
     }
 }
 
+/// Heads of 64 and of more numbers than are summed at a time; more positions
+/// than the warps of a row have at a time. As many rows as fit a tile, a few,
+/// and steps.
+#[test]
+fn long_contexts_and_wide_heads_are_the_cpus_and_have_the_same_bits() {
+    for (n_embd, n_head) in [(64, 1), (144, 2), (99, 1)] {
+        let config = format!(
+            r#"{{"n_layer": 1, "n_embd": {n_embd}, "n_head": {n_head}, "n_inner": 32,
+                "vocab_size": 333, "n_positions": 900, "initializer_range": 0.2}}"#
+        );
+        let config = Config::from_json(config.as_bytes(), "long").unwrap();
+        let host = Gpt2::random(config, Dtype::F32, 7).unwrap();
+        let ids = some_ids(0..890);
+        let mut on_host = Vec::new();
+        in_chunks(&host, &ids, ids.len(), |_, batch, cache| {
+            let logits = host.forward(batch, cache).unwrap();
+            on_host.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
+        });
+        for (dtype, most) in [(Dtype::F32, 1e-6), (Dtype::Bf16, 2e-3), (Dtype::F16, 2e-4)] {
+            let name = format!("{}, heads of {}", dtype.as_str(), n_embd / n_head);
+            let model = on_gpu(&host, dtype);
+            let expected = whole(&model, &ids);
+            let off = mean_difference(&on_host, &expected);
+            println!("{name}: {off:.1e}");
+            assert!(off < most, "{name}: {off}");
+
+            let mut cache = model.cache(ids.len()).unwrap();
+            let mut lease = cache.lease();
+            let mut rest = &ids[..];
+            for rows in [860, 19, 7, 1, 1, 2] {
+                let (part, others) = rest.split_at(rows);
+                rest = others;
+                lease.grow(rows).unwrap();
+                let mut batch = Batch::new();
+                batch.push(part, &lease, LogitRows::Last).unwrap();
+                let found = model.forward(&batch, &mut cache).unwrap();
+                lease.commit(rows);
+                let last = lease.len() - 1;
+                assert!(found.row(0) == &*expected[last], "{name}, position {last}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     let host = odd();
-    let ids = some_ids(0..90);
+    let ids = some_ids(0..92);
     for dtype in DTYPES {
         let model = on_gpu(&host, dtype);
         let alone = whole(&model, &ids);
         let mut cache = model.cache(8 * 96).unwrap();
         let lens = [40, 1, 17, 33, 5, 90];
         let mut leases: Vec<_> = lens.iter().map(|_| cache.lease()).collect();
-        let mut batch = Batch::new();
-        for (lease, len) in leases.iter_mut().zip(lens) {
-            lease.grow(len).unwrap();
-            batch.push(&ids[..len], lease, LogitRows::Last).unwrap();
-        }
-        let logits = model.forward(&batch, &mut cache).unwrap();
-        for (row, len) in lens.into_iter().enumerate() {
-            assert!(
-                logits.row(row) == &*alone[len - 1],
-                "{}, after {len} tokens",
-                dtype.as_str()
-            );
+        // The prompts, then steps of some of the sequences and of all.
+        for (count, first) in [(6, true), (3, false), (6, false)] {
+            let mut batch = Batch::new();
+            for (lease, len) in leases[..count].iter_mut().zip(lens) {
+                let start = lease.len();
+                let end = if first { len } else { start + 1 };
+                lease.grow(end - start).unwrap();
+                let rows = LogitRows::Last;
+                batch.push(&ids[start..end], lease, rows).unwrap();
+            }
+            let logits = model.forward(&batch, &mut cache).unwrap();
+            for (row, lease) in leases[..count].iter_mut().enumerate() {
+                let len = if first { lens[row] } else { lease.len() + 1 };
+                lease.commit(len - lease.len());
+                let (dtype, expected) = (dtype.as_str(), &*alone[len - 1]);
+                assert!(logits.row(row) == expected, "{dtype}, after {len} tokens");
+            }
         }
     }
 }

@@ -20,7 +20,10 @@ for architecture in "$@"; do
             registers = before("registers")
             shared = before("bytes smem")
             # As launched: launch.rs, sample.rs.
-            threads = kernel ~ /^(linear_few|sample)/ ? 1024 : 256
+            threads = kernel ~ /^(linear_few_f32|sample)/ ? 1024 : \
+                kernel ~ /^linear_(few|normed|some)/ ? 512 : \
+                kernel ~ /^attention_few/ ? 384 : \
+                kernel ~ /^attention_many/ ? 128 : 256
             # 1024 threads have 64 registers each; the sampler lacks a few.
             spill = kernel == "sample" ? 128 : 0
             # A warp takes registers by 256.

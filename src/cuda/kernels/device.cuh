@@ -19,6 +19,41 @@ template <> __device__ inline float from_float<float>(float v) { return v; }
 template <> __device__ inline bf16 from_float<bf16>(float v) { return __float2bfloat16(v); }
 template <> __device__ inline f16 from_float<f16>(float v) { return __float2half(v); }
 
+// Two numbers as one word, the first in its lower half.
+template <class T> __device__ inline uint32_t two_of(float first, float second);
+template <> __device__ inline uint32_t two_of<bf16>(float first, float second) {
+    __nv_bfloat162 two = __floats2bfloat162_rn(first, second);
+    return *reinterpret_cast<uint32_t *>(&two);
+}
+template <> __device__ inline uint32_t two_of<f16>(float first, float second) {
+    __half2 two = __floats2half2_rn(first, second);
+    return *reinterpret_cast<uint32_t *>(&two);
+}
+
+// To an address that is aligned for both.
+template <class T> __device__ inline void store_two(T *to, float first, float second) {
+    *reinterpret_cast<uint32_t *>(to) = two_of<T>(first, second);
+}
+__device__ inline void store_two(float *to, float first, float second) {
+    *reinterpret_cast<float2 *>(to) = make_float2(first, second);
+}
+
+// Each thread of a kernel comes through here before it touches what the kernels
+// before it read or write: it may have been launched while they run (CUDA's
+// "programmatic dependent launch"). Until here, weights and the batch can be
+// read. From here on the next kernel may be launched, and comes as far as here.
+__device__ inline void after_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+// Asks for 128 bytes around an address, which are soon read.
+__device__ inline void prefetch(const void *at) {
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(at));
+}
+
 // Starts copying 16 bytes into shared memory, or clears them.
 __device__ inline void copy_async(void *to, const void *from, bool valid) {
     uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));

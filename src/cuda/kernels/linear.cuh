@@ -1,0 +1,413 @@
+// Linear layers: x [rows, k] · w [n, k] transposed. Each sum is made in chunks
+// of CHUNK inputs, added one after another, whoever computes them.
+#pragma once
+
+#include "norm.cuh"
+
+#define CHUNK 256
+
+// What becomes of the sums; launch.rs has the same numbers.
+enum Then { STORE = 0, ADD = 1, LOGITS = 2, ACTIVATE = 3 };
+enum Activation { GELU, GELU_TANH, QUICK_GELU, RELU, SILU, TANH, SIGMOID, LINEAR };
+
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Not inlined: a thread of linear_many has 64 sums to finish.
+__device__ __noinline__ float activate_otherwise(float x, int activation) {
+    switch (activation) {
+    case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    case QUICK_GELU: return x * sigmoid(1.702f * x);
+    case RELU: return x > 0.0f ? x : 0.0f;
+    case SILU: return x * sigmoid(x);
+    case TANH: return tanhf(x);
+    case SIGMOID: return sigmoid(x);
+    default: return x;
+    }
+}
+
+__device__ inline float activate(float x, int activation) {
+    // GPT-2's own: (1 + tanh(u)) / 2 is sigmoid(2u).
+    if (activation == GELU_TANH)
+        return x * sigmoid(1.59576912160573071f * fmaf(0.044715f * x * x, x, x));
+    return activate_otherwise(x, activation);
+}
+
+struct Linear {
+    void *y;
+    // Unless `norm` has its rows.
+    const void *x;
+    const void *w;
+    // [n], or none.
+    const float *bias;
+    // k and the rows of y are padded.
+    int rows, k, n, y_stride;
+    int then, activation;
+    Norm norm;
+};
+
+// Stores the sums of outputs n and n + 1, n even.
+template <class T> __device__ inline void finish(const Linear &linear, int row, int n, Two sums) {
+    if (row >= linear.rows || n >= linear.n) return;
+    // Then both lie in one piece, which is aligned.
+    bool both = n + 1 < linear.n && linear.y_stride % 2 == 0;
+    int count = n + 1 < linear.n ? 2 : 1;
+    size_t at = (size_t)row * linear.y_stride + n;
+    float *floats = static_cast<float *>(linear.y) + at;
+    T *numbers = static_cast<T *>(linear.y) + at;
+    for (int i = 0; i < 2; i++) {
+        if (linear.bias && i < count) sums.values[i] += linear.bias[n + i];
+        if (linear.then == ACTIVATE) sums.values[i] = activate(sums.values[i], linear.activation);
+    }
+    if (linear.then == ADD || linear.then == LOGITS) {
+        if (both) {
+            Two before = linear.then == ADD ? *reinterpret_cast<Two *>(floats) : Two{};
+            if (linear.then == ADD)
+                for (int i = 0; i < 2; i++) sums.values[i] = before.values[i] + sums.values[i];
+            *reinterpret_cast<Two *>(floats) = sums;
+        } else {
+            for (int i = 0; i < count; i++)
+                floats[i] = linear.then == ADD ? floats[i] + sums.values[i] : sums.values[i];
+        }
+    } else if (both) {
+        store_two(numbers, sums.values[0], sums.values[1]);
+    } else {
+        for (int i = 0; i < count; i++) numbers[i] = from_float<T>(sums.values[i]);
+    }
+}
+
+// A warp's sums of 16 rows and 8 outputs as its lanes hold them: half h of a
+// lane has row group + 8h and outputs 2q and 2q + 1.
+#define HALVES 2
+__device__ inline int row_of_half(int half, int lane) { return lane / 4 + 8 * half; }
+__device__ inline int output_of(int lane) { return lane % 4 * 2; }
+
+// A warp asks for a chunk's weights of `count` outputs.
+template <class T>
+__device__ inline void prefetch_weights(const Linear &linear, int first_n, int count, int chunk) {
+    const int line = 128 / sizeof(T), lines = CHUNK / line;
+    const T *w = static_cast<const T *>(linear.w);
+    for (int i = threadIdx.x % WARP; i < count * lines; i += WARP) {
+        int n = first_n + i / lines, k = chunk * CHUNK + i % lines * line;
+        if (n < linear.n && k < linear.k) prefetch(w + (size_t)n * linear.k + k);
+    }
+}
+
+// For few rows, where reading the weights is all: 16 rows × 8 outputs for a
+// block, each of its warps on a chunk of the inputs. With `NORMED`, x is the
+// LayerNorm of rows of floats, computed by every block for itself.
+#define MOST_WARPS 16
+// Numbers that these rows have at most, each row rounded up.
+#define MOST_NORMED 8192
+template <class T, bool NORMED> __device__ void linear_few(const Linear &linear) {
+    __shared__ Two parts[MOST_WARPS][HALVES][WARP];
+    alignas(16) __shared__ T normed_rows[NORMED ? MOST_NORMED : 8];
+    const T *x = static_cast<const T *>(linear.x);
+    const T *w = static_cast<const T *>(linear.w);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    int group = lane / 4, q = lane % 4;
+    int n = blockIdx.x * 8 + group, first_row = blockIdx.y * 16;
+    int chunks = (linear.k + CHUNK - 1) / CHUNK;
+    int rows = min(16, linear.rows - first_row), stride = linear.k;
+
+    // All of a chunk's weights at once, the first of them before the kernels
+    // before this one are done: they depend on none.
+    Eight columns[CHUNK / STEP];
+    auto load_weights = [&](int chunk) {
+#pragma unroll
+        for (int step = 0; step < CHUNK / STEP; step++) {
+            int k = chunk * CHUNK + step * STEP + 8 * q;
+            columns[step] = eight(w + (size_t)n * linear.k + k, n < linear.n && k < linear.k);
+        }
+    };
+    load_weights(warp);
+    prefetch_weights<T>(linear, blockIdx.x * 8, 8, warp + warps);
+    if (NORMED) {
+        const Norm &norm = linear.norm;
+        for (int i = threadIdx.x * WARP; i < norm.width; i += blockDim.x * WARP)
+            prefetch(norm.weight + i), prefetch(norm.bias + i);
+        after_previous();
+        // An odd number of half lines, so that rows lie in different banks.
+        stride = linear.k | STEP;
+        for (int row = warp; row < rows; row += warps) {
+            const float *from = row_of(norm, first_row + row);
+            Statistics of_row = statistics_of(from, norm.width, norm.epsilon);
+#pragma unroll 2
+            for (int i = lane; i < linear.k; i += WARP) {
+                float v = 0.0f;
+                if (i < norm.width) v = normed(from[i], of_row, norm.weight[i], norm.bias[i]);
+                normed_rows[row * stride + i] = from_float<T>(v);
+            }
+        }
+        __syncthreads();
+    } else {
+        after_previous();
+        x += (size_t)first_row * linear.k;
+    }
+    const T *of_group = (NORMED ? normed_rows : x) + group * stride;
+
+    Two totals[HALVES] = {};
+#pragma unroll 1
+    for (int first = 0; first < chunks; first += warps) {
+        int chunk = first + warp;
+        if (first > 0) load_weights(chunk);
+        if (chunk < chunks) {
+            float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+            for (int step = 0; step < CHUNK / STEP; step++) {
+                int k = chunk * CHUNK + step * STEP + 8 * q;
+                // The same for the whole warp.
+                if (k - 8 * q >= linear.k) break;
+                Eight upper = eight(of_group + k, group < rows);
+                Eight lower = eight(of_group + 8 * stride + k, group + 8 < rows);
+                multiply_step<T>(sums, upper, lower, columns[step]);
+            }
+            for (int half = 0; half < HALVES; half++)
+                parts[warp][half][lane] = Two{{sums[2 * half], sums[2 * half + 1]}};
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < HALVES; i++) {
+            int o = threadIdx.x + i * blockDim.x;
+            for (int c = 0; o < HALVES * WARP && c < min(warps, chunks - first); c++)
+                for (int e = 0; e < 2; e++)
+                    totals[i].values[e] += parts[c][o / WARP][o % WARP].values[e];
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < HALVES; i++) {
+        int o = threadIdx.x + i * blockDim.x;
+        if (o < HALVES * WARP)
+            finish<T>(linear, first_row + row_of_half(o / WARP, o % WARP),
+                      blockIdx.x * 8 + output_of(o % WARP), totals[i]);
+    }
+}
+
+// For more rows, too few to fill the device with the tiles of linear_many:
+// 64 rows × 32 outputs for a block, each of its warps on a chunk of the inputs.
+#define SOME_ROWS 64
+#define SOME_OUTPUTS 32
+template <class T> __device__ void linear_some(const Linear &linear) {
+    // Lane by lane, so that no two meet in a bank.
+    __shared__ Two totals[SOME_ROWS / 16][SOME_OUTPUTS / 8][HALVES][WARP];
+    const T *x = static_cast<const T *>(linear.x);
+    const T *w = static_cast<const T *>(linear.w);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    int group = lane / 4, q = lane % 4;
+    int first_n = blockIdx.x * SOME_OUTPUTS, first_row = blockIdx.y * SOME_ROWS;
+    int chunks = (linear.k + CHUNK - 1) / CHUNK;
+    Two *all_totals = &totals[0][0][0][0];
+    for (int i = threadIdx.x; i < SOME_ROWS * SOME_OUTPUTS / 2; i += blockDim.x)
+        all_totals[i] = Two{};
+    prefetch_weights<T>(linear, first_n, SOME_OUTPUTS, warp);
+    __syncthreads();
+    after_previous();
+
+#pragma unroll 1
+    for (int first = 0; first < chunks; first += warps) {
+        float sums[SOME_ROWS / 16][SOME_OUTPUTS / 8][4] = {};
+        int chunk = first + warp, end = min(linear.k, (chunk + 1) * CHUNK);
+#pragma unroll 1
+        for (int k = chunk * CHUNK + 8 * q; k < end; k += STEP) {
+            Eight columns[SOME_OUTPUTS / 8];
+#pragma unroll
+            for (int j = 0; j < SOME_OUTPUTS / 8; j++) {
+                int n = first_n + 8 * j + group;
+                columns[j] = eight(w + (size_t)n * linear.k + k, n < linear.n);
+            }
+#pragma unroll
+            for (int i = 0; i < SOME_ROWS / 16; i++) {
+                int row = first_row + 16 * i + group;
+                Eight upper = eight(x + (size_t)row * linear.k + k, row < linear.rows);
+                Eight lower = eight(x + (size_t)(row + 8) * linear.k + k, row + 8 < linear.rows);
+#pragma unroll
+                for (int j = 0; j < SOME_OUTPUTS / 8; j++)
+                    multiply_step<T>(sums[i][j], upper, lower, columns[j]);
+            }
+        }
+        // The chunks' order is that of the warps.
+        for (int turn = 0; turn < min(warps, chunks - first); turn++) {
+            if (warp == turn)
+#pragma unroll
+                for (int i = 0; i < SOME_ROWS / 16; i++)
+#pragma unroll
+                    for (int j = 0; j < SOME_OUTPUTS / 8; j++)
+#pragma unroll
+                        for (int r = 0; r < 4; r++)
+                            totals[i][j][r / 2][lane].values[r % 2] += sums[i][j][r];
+            __syncthreads();
+        }
+    }
+    for (int o = threadIdx.x; o < SOME_ROWS * SOME_OUTPUTS / 2; o += blockDim.x) {
+        int of_lane = o % WARP, half = o / WARP % HALVES, tile = o / WARP / HALVES;
+        int i = tile / (SOME_OUTPUTS / 8), j = tile % (SOME_OUTPUTS / 8);
+        finish<T>(linear, first_row + 16 * i + row_of_half(half, of_lane),
+                  first_n + 8 * j + output_of(of_lane), all_totals[o]);
+    }
+}
+
+// For many rows: 128 rows × 128 outputs for a block of 8 warps, 64 × 32 each.
+#define TILE 128
+// Steps of inputs in shared memory: one is computed with, the others come.
+#define STAGES 3
+template <class T> __device__ void linear_many(const Linear &linear) {
+    alignas(16) __shared__ T xs[STAGES][TILE][STEP], ws[STAGES][TILE][STEP];
+    const T *x = static_cast<const T *>(linear.x);
+    const T *w = static_cast<const T *>(linear.w);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int group = lane / 4, q = lane % 4;
+    int first_n = blockIdx.x * TILE, first_row = blockIdx.y * TILE;
+    int warp_row = warp / 4 * 64, warp_n = warp % 4 * 32;
+    int steps = linear.k / STEP;
+
+    auto load = [&](int step) {
+        if (step < steps) {
+            int stage = step % STAGES;
+            for (int i = threadIdx.x; i < TILE * 4; i += blockDim.x) {
+                int line = i / 4, k = i % 4 * 8;
+                int row = first_row + line, n = first_n + line;
+                bool in_x = row < linear.rows, in_w = n < linear.n;
+                copy_async(&xs[stage][line][k],
+                           x + (size_t)(in_x ? row : 0) * linear.k + step * STEP + k, in_x);
+                copy_async(&ws[stage][line][k],
+                           w + (size_t)(in_w ? n : 0) * linear.k + step * STEP + k, in_w);
+            }
+        }
+        copies_end_group();
+    };
+
+    after_previous();
+    float totals[4][4][4] = {}, sums[4][4][4] = {};
+    for (int step = 0; step < STAGES - 1; step++) load(step);
+    for (int step = 0; step < steps; step++) {
+        copies_wait<STAGES - 2>();
+        // All have what this step needs, and none needs what the last one had.
+        __syncthreads();
+        load(step + STAGES - 1);
+        int stage = step % STAGES;
+        Eight columns[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            columns[j] = eight(&ws[stage][warp_n + 8 * j + group][8 * q], true);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            Eight upper = eight(&xs[stage][warp_row + 16 * i + group][8 * q], true);
+            Eight lower = eight(&xs[stage][warp_row + 16 * i + 8 + group][8 * q], true);
+#pragma unroll
+            for (int j = 0; j < 4; j++) multiply_step<T>(sums[i][j], upper, lower, columns[j]);
+        }
+        if ((step + 1) % (CHUNK / STEP) == 0 || step + 1 == steps) {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+#pragma unroll
+                    for (int r = 0; r < 4; r++)
+                        totals[i][j][r] += sums[i][j][r], sums[i][j][r] = 0.0f;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int half = 0; half < HALVES; half++)
+                finish<T>(linear, first_row + warp_row + 16 * i + row_of_half(half, lane),
+                          first_n + warp_n + 8 * j + output_of(lane),
+                          Two{{totals[i][j][2 * half], totals[i][j][2 * half + 1]}});
+}
+
+// In f32, without tensor cores: sums of STEP inputs in the order of k, added
+// one after another. 64 × 64 outputs for 256 threads, 4 × 4 each.
+#define PLAIN_TILE 64
+#define PLAIN_EACH 4
+__device__ void linear_plain_many(const Linear &linear) {
+    // By input, so that a thread's four lie side by side.
+    alignas(16) __shared__ float xs[STEP][PLAIN_TILE + 4], ws[STEP][PLAIN_TILE + 4];
+    const float *x = static_cast<const float *>(linear.x);
+    const float *w = static_cast<const float *>(linear.w);
+    int first_n = blockIdx.x * PLAIN_TILE, first_row = blockIdx.y * PLAIN_TILE;
+    int of_n = threadIdx.x % 16 * PLAIN_EACH, of_row = threadIdx.x / 16 * PLAIN_EACH;
+    after_previous();
+    float totals[PLAIN_EACH][PLAIN_EACH] = {};
+    for (int k = 0; k < linear.k; k += STEP) {
+        for (int i = threadIdx.x; i < PLAIN_TILE * STEP / 4; i += blockDim.x) {
+            int line = i / (STEP / 4), part = i % (STEP / 4) * 4;
+            int row = first_row + line, n = first_n + line;
+            Four of_x = {}, of_w = {};
+            if (row < linear.rows)
+                of_x = *reinterpret_cast<const Four *>(x + (size_t)row * linear.k + k + part);
+            if (n < linear.n)
+                of_w = *reinterpret_cast<const Four *>(w + (size_t)n * linear.k + k + part);
+            for (int c = 0; c < 4; c++)
+                xs[part + c][line] = of_x.values[c], ws[part + c][line] = of_w.values[c];
+        }
+        __syncthreads();
+        float sums[PLAIN_EACH][PLAIN_EACH] = {};
+#pragma unroll 8
+        for (int i = 0; i < STEP; i++) {
+            Four of_x = *reinterpret_cast<const Four *>(&xs[i][of_row]);
+            Four of_w = *reinterpret_cast<const Four *>(&ws[i][of_n]);
+#pragma unroll
+            for (int r = 0; r < PLAIN_EACH; r++)
+#pragma unroll
+                for (int c = 0; c < PLAIN_EACH; c++)
+                    sums[r][c] = fmaf(of_x.values[r], of_w.values[c], sums[r][c]);
+        }
+#pragma unroll
+        for (int r = 0; r < PLAIN_EACH; r++)
+#pragma unroll
+            for (int c = 0; c < PLAIN_EACH; c++) totals[r][c] += sums[r][c];
+        __syncthreads();
+    }
+#pragma unroll
+    for (int r = 0; r < PLAIN_EACH; r++)
+#pragma unroll
+        for (int c = 0; c < PLAIN_EACH; c += 2)
+            finish<float>(linear, first_row + of_row + r, first_n + of_n + c,
+                          Two{{totals[r][c], totals[r][c + 1]}});
+}
+
+// The same for few rows, where reading the weights is all: 4 rows × 8 outputs
+// for a block, a thread for STEP inputs of an output.
+#define PLAIN_ROWS 4
+#define PLAIN_PARTS 128
+__device__ void linear_plain_few(const Linear &linear) {
+    __shared__ float parts[PLAIN_PARTS][PLAIN_ROWS][8];
+    const float *x = static_cast<const float *>(linear.x);
+    const float *w = static_cast<const float *>(linear.w);
+    int output = threadIdx.x % 8, part = threadIdx.x / 8, width = blockDim.x / 8;
+    int n = blockIdx.x * 8 + output, first_row = blockIdx.y * PLAIN_ROWS;
+    int steps = linear.k / STEP, rows = min(PLAIN_ROWS, linear.rows - first_row);
+    after_previous();
+    Two totals = {};
+    for (int first = 0; first < steps; first += width) {
+        int step = first + part;
+        float sums[PLAIN_ROWS] = {};
+        if (step < steps && n < linear.n) {
+            const float *weights = w + (size_t)n * linear.k + step * STEP;
+            const float *inputs = x + (size_t)first_row * linear.k + step * STEP;
+            for (int i = 0; i < STEP; i += 4) {
+                Four of_w = *reinterpret_cast<const Four *>(weights + i);
+#pragma unroll
+                for (int r = 0; r < PLAIN_ROWS; r++) {
+                    if (r >= rows) break;
+                    Four of_x = *reinterpret_cast<const Four *>(inputs + (size_t)r * linear.k + i);
+                    for (int c = 0; c < 4; c++)
+                        sums[r] = fmaf(of_x.values[c], of_w.values[c], sums[r]);
+                }
+            }
+        }
+        for (int r = 0; r < PLAIN_ROWS; r++) parts[part][r][output] = sums[r];
+        __syncthreads();
+        // A thread for a row and two outputs.
+        if (threadIdx.x < PLAIN_ROWS * 4)
+            for (int p = 0; p < min(width, steps - first); p++)
+                for (int e = 0; e < 2; e++)
+                    totals.values[e] += parts[p][threadIdx.x / 4][threadIdx.x % 4 * 2 + e];
+        __syncthreads();
+    }
+    if (threadIdx.x < PLAIN_ROWS * 4)
+        finish<float>(linear, first_row + threadIdx.x / 4, blockIdx.x * 8 + threadIdx.x % 4 * 2,
+                      totals);
+}
