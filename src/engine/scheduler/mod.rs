@@ -31,8 +31,8 @@ impl Chunks {
     };
     /// For a GPU, which fewer rows leave idle.
     pub const GPU: Self = Self {
-        alone: 2048,
-        beside: 512,
+        alone: 8192,
+        beside: 1024,
     };
 
     /// Those of at most `most` tokens.
