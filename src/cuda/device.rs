@@ -98,6 +98,13 @@ impl Device {
         Ok(self.buffer(slice.during(format_args!("{bytes} bytes of memory"))?))
     }
 
+    /// Puts values into a buffer, at its start.
+    pub(super) fn write<T: DeviceRepr>(&self, values: &[T], to: &mut Buffer<T>) -> Result<()> {
+        let mut to = to.slice.slice_mut(..values.len());
+        let copied = self.stream.memcpy_htod(values, &mut to);
+        copied.during("a copy to the device")
+    }
+
     /// The first `len` values of a buffer, when all that was asked is done.
     pub(super) fn read<T: DeviceRepr + Clone + Default>(
         &self,

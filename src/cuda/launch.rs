@@ -44,6 +44,7 @@ pub(super) struct Kernels {
     linear: LinearKernels,
     write_cache: Kernel,
     attention: AttentionKernels,
+    attention_weights: Kernel,
     pub(super) sampling: Sampling,
 }
 
@@ -94,6 +95,7 @@ impl Kernels {
                     many: kernel("attention_many")?,
                 },
             },
+            attention_weights: kernel("attention_weights")?,
             sampling: Sampling::new(device)?,
         })
     }
@@ -250,5 +252,24 @@ impl Kernels {
             }
         }
         Ok(())
+    }
+
+    /// What rows attend to, out `[rows, heads, most]`: of the rows that `list`
+    /// names, each of which has `most` positions up to its own at most.
+    pub(super) fn attention_weights(
+        &self,
+        (out, cache, qkv): (u64, u64, u64),
+        argument: RowsArgument,
+        (list, rows): (u64, usize),
+        heads: HeadsArgument,
+        (stride, most): (i32, i32),
+    ) -> Result<()> {
+        let mut launch = self.attention_weights.begin();
+        launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
+        launch.arg(&list).arg(&heads).arg(&stride).arg(&most);
+        let grid = Grid(rows, heads.count as usize, 32);
+        // SAFETY: as for `attention`; `pass.rs` gives memory of this shape.
+        unsafe { launch.launch(&self.device.stream, grid, Order::Overlapping) }
+            .during("attention_weights")
     }
 }

@@ -97,6 +97,8 @@ pub struct Pass<'a> {
     pub(super) scratch: Scratch,
     /// Rows that are computed.
     pub(super) rows: usize,
+    /// Of each of them, `[rows]`; empty where nothing is looked at.
+    pub(super) positions: Vec<u32>,
     pub(super) places: Places,
     /// What is wanted of the rows that get logits.
     pub(super) picks: Vec<Pick>,
@@ -129,11 +131,52 @@ impl Network {
             network: self,
             scratch,
             rows: count,
+            positions: rows.positions.to_vec(),
             places,
             picks: wanted.picks.to_vec(),
         };
         pass.embed()?;
         Ok(pass)
+    }
+
+    /// The logits of rows of the residual stream x `[rows, n_embd]`: the final
+    /// LayerNorm, then the head; `[rows, vocab_size]`.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn unembed(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let rows = x.len() / self.shape.n_embd;
+        let mut scratch = self.scratch(Room {
+            rows,
+            tables: 0,
+            logit_rows: rows,
+        })?;
+        let index: Vec<u32> = (0..rows as u32).collect();
+        let picks = vec![Pick::WHOLE_ROW; rows];
+        let wanted = Wanted {
+            rows: &index,
+            picks: &picks,
+        };
+        let inputs = Inputs {
+            wanted,
+            ..Default::default()
+        };
+        let layout = Layout {
+            rows,
+            wanted: rows,
+            ..Default::default()
+        };
+        let places = scratch.write(self, inputs, layout)?;
+        self.device.write(x, &mut scratch.x)?;
+        let pass = Pass {
+            network: self,
+            scratch,
+            rows,
+            positions: Vec::new(),
+            places,
+            picks,
+        };
+        Ok(self.finish(pass.end()?)?.logits)
     }
 
     /// Memory with this much room: what the last pass left if it is large
@@ -150,7 +193,8 @@ impl Pass<'_> {
     pub(super) fn launch_all(&mut self, cache: &mut Cache) -> Result<()> {
         self.embed()?;
         for i in 0..self.network.blocks.len() {
-            self.block(i, cache)?;
+            self.attend(i, cache)?;
+            self.feed_forward(i)?;
         }
         self.head()?;
         self.sample()
@@ -165,45 +209,98 @@ impl Pass<'_> {
         self.network.kernels.embed(pointers, rows, widths)
     }
 
-    /// x += attn(ln_1(x)), then x += mlp(ln_2(x)), with block `i`.
+    /// x += attn(ln_1(x)), with block `i`.
     ///
     /// # Errors
     /// [`CudaError::Driver`].
-    pub fn block(&mut self, i: usize, cache: &mut Cache) -> Result<()> {
+    pub fn attend(&mut self, i: usize, cache: &mut Cache) -> Result<()> {
         let Network {
-            shape,
-            kernels,
-            blocks,
-            ..
+            kernels, blocks, ..
         } = self.network;
         let (block, cache) = (&blocks[i], cache.layers[i].pointer);
         let Scratch {
-            x,
-            attended,
-            qkv,
-            inner,
-            ..
+            x, attended, qkv, ..
         } = &self.scratch;
-        let heads = HeadsArgument {
+        let ln_1 = self.normed(&block.ln_1, 0);
+        self.linear(ln_1, &block.c_attn, Then::Store, qkv.pointer)?;
+        let pointers = (attended.pointer, cache, qkv.pointer);
+        let widths = (self.qkv_stride(), block.attn_c_proj.padded_k as i32);
+        let rows = (self.places.argument, self.rows);
+        kernels.attention(pointers, rows, self.places.spread, self.heads(i), widths)?;
+        let attended = From::Rows(attended.pointer);
+        self.linear(attended, &block.attn_c_proj, Then::Add, x.pointer)
+    }
+
+    /// x += mlp(ln_2(x)), with block `i`.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn feed_forward(&mut self, i: usize) -> Result<()> {
+        let block = &self.network.blocks[i];
+        let Scratch { x, inner, .. } = &self.scratch;
+        let ln_2 = self.normed(&block.ln_2, 0);
+        self.linear(ln_2, &block.c_fc, Then::Activate, inner.pointer)?;
+        let inner = From::Rows(inner.pointer);
+        self.linear(inner, &block.mlp_c_proj, Then::Add, x.pointer)
+    }
+
+    /// How much `rows` attend to each position up to their own, after block `i`
+    /// has [attended](Self::attend): `[rows, n_head, most]`. A row means
+    /// nothing after its own position.
+    ///
+    /// # Errors
+    /// [`CudaError`]: rows that there are not or that have more than `most`
+    /// positions, or what the driver says.
+    pub fn attention_weights(
+        &self,
+        i: usize,
+        cache: &Cache,
+        rows: &[u32],
+        most: usize,
+    ) -> Result<Vec<f32>> {
+        let has = |&row: &u32| {
+            self.positions
+                .get(row as usize)
+                .is_some_and(|&p| (p as usize) < most)
+        };
+        if !rows.iter().all(has) {
+            let message = "attention of rows that the batch doesn't have, or has later";
+            return Err(CudaError::Unsupported(message.to_owned()));
+        }
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Network {
+            kernels,
+            device,
+            shape,
+            ..
+        } = self.network;
+        let list = device.upload(rows)?;
+        let out = device.zeros::<f32>(rows.len() * shape.n_head * most)?;
+        let pointers = (
+            out.pointer,
+            cache.layers[i].pointer,
+            self.scratch.qkv.pointer,
+        );
+        let list = (list.pointer, rows.len());
+        let widths = (self.qkv_stride(), most as i32);
+        kernels.attention_weights(pointers, self.places.argument, list, self.heads(i), widths)?;
+        device.read(&out, out.len())
+    }
+
+    fn heads(&self, i: usize) -> HeadsArgument {
+        let shape = &self.network.shape;
+        HeadsArgument {
             count: shape.n_head as i32,
             dim: shape.head() as i32,
             padded: padded(shape.head()) as i32,
             scale: shape.scales[i],
-        };
-        let widths = (3 * shape.n_embd as i32, padded(shape.n_embd) as i32);
-        let rows = (self.places.argument, self.rows);
-        let ln_1 = self.normed(&block.ln_1, 0);
-        let ln_2 = self.normed(&block.ln_2, 0);
+        }
+    }
 
-        self.linear(ln_1, &block.c_attn, Then::Store, qkv.pointer)?;
-        let pointers = (attended.pointer, cache, qkv.pointer);
-        kernels.attention(pointers, rows, self.places.spread, heads, widths)?;
-        let attended = From::Rows(attended.pointer);
-        self.linear(attended, &block.attn_c_proj, Then::Add, x.pointer)?;
-
-        self.linear(ln_2, &block.c_fc, Then::Activate, inner.pointer)?;
-        let inner = From::Rows(inner.pointer);
-        self.linear(inner, &block.mlp_c_proj, Then::Add, x.pointer)
+    fn qkv_stride(&self) -> i32 {
+        3 * self.network.shape.n_embd as i32
     }
 
     /// The residual stream, `[rows, n_embd]`.

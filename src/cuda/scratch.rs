@@ -67,7 +67,7 @@ pub(super) struct Inputs<'a> {
 }
 
 /// For how many rows inputs are laid out, so many or more than they have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Layout {
     pub(super) rows: usize,
     /// Rows that get logits.

@@ -94,6 +94,7 @@ impl Network {
             network: self,
             scratch,
             rows: bucket,
+            positions: Vec::new(),
             places,
             picks: vec![Pick::WHOLE_ROW; bucket],
         };

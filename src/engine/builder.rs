@@ -243,7 +243,6 @@ impl EngineBuilder {
             })
             .map_err(|e| EngineError::Internal(format!("no thread for the engine: {e}")))?;
         let shared = Shared {
-            inspects: self.device == Device::Cpu,
             name: self.model.name,
             config,
             tokenizer,

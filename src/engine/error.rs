@@ -46,9 +46,6 @@ pub enum EngineError {
     /// An empty prompt needs an end-of-text token to start from.
     #[error("an empty prompt starts from end-of-text, and this model has no such token")]
     NoStart,
-    /// The model is on a GPU, whose kernels don't show what they do.
-    #[error("looking inside the model needs it on the CPU; this engine computes on a GPU")]
-    NoInspection,
     /// The queue is full.
     #[error(
         "the engine's queue is full ({requests} requests and {tokens} tokens of prompts are \

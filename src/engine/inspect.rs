@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::alternatives::Alternative;
 use super::{EngineError, ParamError};
 use crate::kernels::softmax;
-use crate::model::{Config, Gpt2, Inspection, View};
+use crate::model::{Config, Inspection, Transformer, View};
 
 /// Most tokens of a text that is looked at.
 pub const MAX_TOKENS: usize = 512;
@@ -160,7 +160,7 @@ impl Inspecting {
     ///
     /// # Errors
     /// What the model says.
-    pub fn answer_if_done(&mut self, model: &Gpt2) -> Result<(), EngineError> {
+    pub fn answer_if_done(&mut self, model: &dyn Transformer) -> Result<(), EngineError> {
         if self.inspection.seen() < self.ids.len() {
             return Ok(());
         }
@@ -177,7 +177,10 @@ impl Inspecting {
     }
 
     /// The lens, `[n_layer + 1][lens_positions][lens]`.
-    fn look_through(&self, model: &Gpt2) -> Result<Vec<Vec<Vec<Alternative>>>, EngineError> {
+    fn look_through(
+        &self,
+        model: &dyn Transformer,
+    ) -> Result<Vec<Vec<Vec<Alternative>>>, EngineError> {
         let layers = model.config().n_layer + 1;
         let mut lens = vec![Vec::new(); layers];
         if self.lens == 0 {

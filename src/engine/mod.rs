@@ -90,8 +90,6 @@ pub struct Engine {
 struct Shared {
     name: String,
     config: Config,
-    /// Whether the model shows what it does inside.
-    inspects: bool,
     tokenizer: Option<Tokenizer>,
     /// Without a bound of its own: each command holds a place in the queue.
     commands: mpsc::Sender<Command>,
@@ -188,9 +186,6 @@ impl Engine {
     /// [`EngineError::Param`] for what is too much or not there, and as
     /// [`submit`](Self::submit).
     pub async fn inspect(&self, request: InspectRequest) -> Result<Inspected, EngineError> {
-        if !self.shared.inspects {
-            return Err(EngineError::NoInspection);
-        }
         self.check_ids(&request.ids)?;
         let tokens = request.ids.len();
         let (answer, receiver) = oneshot::channel();

@@ -5,6 +5,7 @@ use super::batch::Batch;
 use super::config::{Activation, Config};
 use super::files::ModelFiles;
 use super::gpt2::{Gpt2, NoRecorder, Recorder};
+use super::inspection::{Attention, Inspection};
 use super::kv_cache::{CacheFormat, KvCache};
 use super::logits::Logits;
 use super::ops::with_values;
@@ -12,7 +13,7 @@ use super::pick::{Draw, Pick, Picked, Wish};
 use super::weights::{NormWeights, PackedLinear, Weights};
 use super::{Dtype, LoadOptions, ModelError};
 use crate::cuda::{self, Block, Cache, Device, Format, Matrix, Network, Norm};
-use crate::cuda::{Pending, Rows, Shape, Wanted};
+use crate::cuda::{Pass, Pending, Rows, Shape, Wanted};
 use crate::kernels::linear::unpack_column;
 use candle_core::Tensor;
 
@@ -158,8 +159,7 @@ impl CudaGpt2 {
         Logits::with_tokens(outcome.logits, self.config.vocab_size, tokens.collect())
     }
 
-    /// [`forward`](Self::forward), showing the residual stream to `recorder`,
-    /// but not what is inside the blocks.
+    /// [`forward`](Self::forward), showing its activations to `recorder`.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -201,17 +201,40 @@ impl CudaGpt2 {
             return Ok(CudaPass(self.network.decode(rows, cache, wanted)?));
         }
         let mut pass = self.network.begin(rows, cache, wanted)?;
-        for layer in 0..=self.config.n_layer {
-            if layer > 0 {
-                pass.block(layer - 1, cache)?;
-            }
+        let stream = |pass: &Pass<'_>| {
+            let shape = (batch.len(), self.config.n_embd);
+            let x = pass.stream()?;
+            Ok::<_, ModelError>(Tensor::from_vec(x, shape, &candle_core::Device::Cpu)?)
+        };
+        if R::RECORDS {
+            recorder.hidden(0, &stream(&pass)?)?;
+        }
+        for layer in 0..self.config.n_layer {
+            pass.attend(layer, cache)?;
             if R::RECORDS {
-                let shape = (batch.len(), self.config.n_embd);
-                let x = Tensor::from_vec(pass.stream()?, shape, &candle_core::Device::Cpu)?;
-                recorder.hidden(layer, &x)?;
+                let (pass, cache) = (&pass, &*cache);
+                recorder.attention(layer, &Attended { pass, cache, layer })?;
+                recorder.between(layer, &stream(pass)?)?;
+            }
+            pass.feed_forward(layer)?;
+            if R::RECORDS {
+                recorder.hidden(layer + 1, &stream(&pass)?)?;
             }
         }
         Ok(CudaPass(pass.end()?))
+    }
+
+    /// As [`Gpt2::logit_lens`].
+    ///
+    /// # Errors
+    /// As [`Gpt2::logit_lens`], and [`ModelError::Cuda`].
+    pub fn logit_lens(
+        &self,
+        inspection: &Inspection,
+        position: usize,
+    ) -> Result<Logits, ModelError> {
+        let logits = self.network.unembed(&inspection.stream_of(position)?)?;
+        Logits::new(logits, self.config.vocab_size)
     }
 
     /// The tokens that `wishes` choose of rows of logits `[wishes, vocab]`, on
@@ -255,6 +278,33 @@ fn pick(wish: &Wish, vocab_size: usize) -> cuda::Pick {
 fn picked(picked: cuda::Picked) -> Picked {
     let cuda::Picked { id, logprob } = picked;
     Picked { id, logprob }
+}
+
+/// The attention of a layer of a pass.
+struct Attended<'a> {
+    pass: &'a Pass<'a>,
+    cache: &'a Cache,
+    layer: usize,
+}
+
+impl Attention for Attended<'_> {
+    fn weights(
+        &self,
+        rows: &[(usize, usize)],
+        heads: &[usize],
+    ) -> Result<Vec<Vec<Vec<f32>>>, ModelError> {
+        let most = rows.iter().map(|(_, at)| at + 1).max().unwrap_or(0);
+        let list: Vec<u32> = rows.iter().map(|&(row, _)| row as u32).collect();
+        let all = (self.pass).attention_weights(self.layer, self.cache, &list, most)?;
+        let n_head = all.len() / (rows.len() * most).max(1);
+        let of_head = |&head: &usize| {
+            let of_row = |(i, &(_, at)): (usize, &(usize, usize))| {
+                all[(i * n_head + head) * most..][..=at].to_vec()
+            };
+            rows.iter().enumerate().map(of_row).collect()
+        };
+        Ok(heads.iter().map(of_head).collect())
+    }
 }
 
 /// The device's own cache.

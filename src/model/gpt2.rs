@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::files::ModelFiles;
-use super::inspection::Inspection;
+use super::inspection::{Attention, Inspection};
 use super::kv_cache::{KvCache, KvDtype, LayerCache};
 use super::loader;
 use super::logits::Logits;
@@ -41,7 +41,7 @@ pub trait Recorder {
     fn hidden(&mut self, layer: usize, x: &Tensor) -> Result<(), ModelError>;
 
     /// The attention of block `layer`, from 0.
-    fn attention(&mut self, _layer: usize, _view: AttentionView<'_>) -> Result<(), ModelError> {
+    fn attention(&mut self, _layer: usize, _attention: &dyn Attention) -> Result<(), ModelError> {
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Gpt2 {
             pieces,
             heads,
         };
-        recorder.attention(i, view)?;
+        recorder.attention(i, &view)?;
         let c_proj = Linear {
             layer: &block.attn_c_proj,
             norm: None,
@@ -276,22 +276,9 @@ impl Gpt2 {
         inspection: &Inspection,
         position: usize,
     ) -> Result<Logits, ModelError> {
-        let n_embd = self.config.n_embd;
-        let streams = &inspection.view().streams;
-        let place = streams.iter().position(|&kept| kept == position);
-        let place = place.ok_or_else(|| {
-            ModelError::Batch(format!("the stream of position {position} was not kept"))
-        })?;
-        let rows = inspection.streams().iter();
-        let rows: Vec<f32> = rows
-            .flat_map(|stream| &stream[place * n_embd..][..n_embd])
-            .copied()
-            .collect();
-        self.unembed(&Tensor::from_vec(
-            rows,
-            (self.config.n_layer + 1, n_embd),
-            &Device::Cpu,
-        )?)
+        let rows = inspection.stream_of(position)?;
+        let shape = (self.config.n_layer + 1, self.config.n_embd);
+        self.unembed(&Tensor::from_vec(rows, shape, &Device::Cpu)?)
     }
 
     /// The logits of rows of the residual stream `[rows, n_embd]`: the final

@@ -6,9 +6,23 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use super::gpt2::Recorder;
-use super::ops::{AttentionView, with_values};
+use super::ops::with_values;
 use super::{Config, ModelError};
-use crate::kernels::pool;
+
+/// A layer's attention as it is computed, to be looked into.
+pub trait Attention {
+    /// How much rows of the batch attend to each position of their sequence up
+    /// to their own: of each of `heads`, of each `(row, position)`,
+    /// `[position + 1]`.
+    ///
+    /// # Errors
+    /// [`ModelError`], what the device says.
+    fn weights(
+        &self,
+        rows: &[(usize, usize)],
+        heads: &[usize],
+    ) -> Result<Vec<Vec<Vec<f32>>>, ModelError>;
+}
 
 /// What is to be looked at.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -120,6 +134,20 @@ impl Inspection {
         &self.streams
     }
 
+    /// The residual stream at one of these positions, `[n_layer + 1, n_embd]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] if the stream of that position was not kept.
+    pub fn stream_of(&self, position: usize) -> Result<Vec<f32>, ModelError> {
+        let place = self.view.streams.iter().position(|&kept| kept == position);
+        let place = place.ok_or_else(|| {
+            ModelError::Batch(format!("the stream of position {position} was not kept"))
+        })?;
+        let rows = self.streams.iter();
+        let rows = rows.flat_map(|stream| &stream[place * self.n_embd..][..self.n_embd]);
+        Ok(rows.copied().collect())
+    }
+
     /// Norms of the residual stream and of what is added to it.
     pub fn norms(&self) -> &Norms {
         &self.norms
@@ -159,7 +187,7 @@ impl Inspection {
     fn attention_of(
         &mut self,
         block: usize,
-        view: AttentionView<'_>,
+        attention: &dyn Attention,
         first: usize,
         rows: usize,
     ) -> Result<(), ModelError> {
@@ -167,14 +195,15 @@ impl Inspection {
             return Ok(());
         };
         let places = self.among(&self.view.positions, rows);
-        let (seen, heads) = (self.seen, &self.view.heads);
-        pool::try_for_each_chunk(&mut self.attention[layer], 1, |i, recorded| {
-            for &(place, position) in &places {
-                let row = first + position - seen;
-                recorded[0][place] = view.weights(row, position, heads[i])?;
+        let rows = places.iter();
+        let rows: Vec<_> = rows.map(|&(_, at)| (first + at - self.seen, at)).collect();
+        let of_heads = attention.weights(&rows, &self.view.heads)?;
+        for (recorded, of_rows) in self.attention[layer].iter_mut().zip(of_heads) {
+            for (&(place, _), weights) in places.iter().zip(of_rows) {
+                recorded[place] = weights;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 
@@ -189,11 +218,6 @@ impl<'a> Inspector<'a> {
     /// Records what happens to these rows of the batch.
     pub fn look(&mut self, rows: Range<usize>, inspection: &'a mut Inspection) {
         self.looks.push((rows, inspection));
-    }
-
-    /// Whether nothing is looked at.
-    pub fn is_empty(&self) -> bool {
-        self.looks.is_empty()
     }
 
     /// Shows each its rows of `x [rows, n_embd]`.
@@ -218,9 +242,9 @@ impl Recorder for Inspector<'_> {
         self.show(x, |inspection, x| inspection.hidden(layer, x))
     }
 
-    fn attention(&mut self, layer: usize, view: AttentionView<'_>) -> Result<(), ModelError> {
+    fn attention(&mut self, layer: usize, attention: &dyn Attention) -> Result<(), ModelError> {
         for (rows, inspection) in &mut self.looks {
-            inspection.attention_of(layer, view, rows.start, rows.len())?;
+            inspection.attention_of(layer, attention, rows.start, rows.len())?;
         }
         Ok(())
     }

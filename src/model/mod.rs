@@ -33,10 +33,9 @@ pub use device::Device;
 pub use error::ModelError;
 pub use files::{ModelFiles, Source, TokenizerFiles, WeightFiles};
 pub use gpt2::{Gpt2, NoRecorder, Recorder};
-pub use inspection::{Inspection, Inspector, Norms, View};
+pub use inspection::{Attention, Inspection, Inspector, Norms, View};
 pub use kv_cache::{CacheFormat, KvCache, KvDtype};
 pub use logits::{Logits, Row};
-pub use ops::AttentionView;
 pub use pick::{Draw, Filters, Pick, Picked, Wish};
 pub use transformer::Transformer;
 

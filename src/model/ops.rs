@@ -11,8 +11,10 @@ use candle_core::{
     bail,
 };
 
+use super::ModelError;
 use super::batch::Span;
 use super::config::Activation;
+use super::inspection::Attention;
 use super::kv_cache::LayerCache;
 use super::weights::{NormWeights, PackedLinear};
 use crate::kernels::activation::Function;
@@ -114,23 +116,36 @@ pub(super) fn attention(
     out.inplace_op2(qkv, &attend)
 }
 
-/// An attention layer as it is computed, for a [`Recorder`](super::Recorder)
-/// to look into.
-#[derive(Debug, Clone, Copy)]
-pub struct AttentionView<'a> {
+/// An attention layer as it is computed.
+#[derive(Clone, Copy)]
+pub(super) struct AttentionView<'a> {
     pub(super) qkv: &'a Tensor,
     pub(super) cache: &'a LayerCache,
     pub(super) pieces: &'a [Piece<'a>],
     pub(super) heads: Heads,
 }
 
+impl Attention for AttentionView<'_> {
+    fn weights(
+        &self,
+        rows: &[(usize, usize)],
+        heads: &[usize],
+    ) -> std::result::Result<Vec<Vec<Vec<f32>>>, ModelError> {
+        let mut all = vec![Vec::new(); heads.len()];
+        pool::try_for_each_chunk(&mut all, 1, |i, of_head| {
+            let weights = rows
+                .iter()
+                .map(|&(row, at)| self.weights_of(row, at, heads[i]));
+            of_head[0] = weights.collect::<Result<_>>()?;
+            Ok::<_, ModelError>(())
+        })?;
+        Ok(all)
+    }
+}
+
 impl AttentionView<'_> {
-    /// How much a row of the batch attends to each position of its sequence up
-    /// to its own, `position`, in one head: `[position + 1]`.
-    ///
-    /// # Errors
-    /// If the tensors aren't on the CPU.
-    pub fn weights(&self, row: usize, position: usize, head: usize) -> Result<Vec<f32>> {
+    /// Of one row, at `position`, and one head: `[position + 1]`.
+    fn weights_of(&self, row: usize, position: usize, head: usize) -> Result<Vec<f32>> {
         let Self {
             qkv, cache, heads, ..
         } = *self;

@@ -1,6 +1,6 @@
 //! What both kinds of GPT-2 can do.
 
-use super::{Batch, CacheFormat, Config, Gpt2, KvCache, Logits, ModelError};
+use super::{Batch, CacheFormat, Config, Gpt2, Inspection, KvCache, Logits, ModelError};
 
 /// A GPT-2, wherever it computes; see [`Gpt2`] for each of these.
 pub trait Transformer {
@@ -24,6 +24,12 @@ pub trait Transformer {
     /// # Errors
     /// As [`Gpt2::forward`].
     fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError>;
+
+    /// What the model would say at a position if it ended earlier.
+    ///
+    /// # Errors
+    /// As [`Gpt2::logit_lens`].
+    fn logit_lens(&self, inspection: &Inspection, position: usize) -> Result<Logits, ModelError>;
 }
 
 macro_rules! transformer {
@@ -47,6 +53,14 @@ macro_rules! transformer {
 
             fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
                 self.forward(batch, cache)
+            }
+
+            fn logit_lens(
+                &self,
+                inspection: &Inspection,
+                position: usize,
+            ) -> Result<Logits, ModelError> {
+                self.logit_lens(inspection, position)
             }
         }
     };

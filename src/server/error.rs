@@ -122,7 +122,6 @@ impl From<EngineError> for ApiError {
             | EngineError::NothingToScore
             | EngineError::Tokenizer(TokenizerError::TooManyRepeats { .. })
             | EngineError::Tokenizer(TokenizerError::Missing) => Self::field("prompt", message),
-            EngineError::NoInspection => Self::status(StatusCode::BAD_REQUEST, message),
             EngineError::Overloaded { .. } => {
                 Self::status(StatusCode::TOO_MANY_REQUESTS, message).with_code("overloaded")
             }

@@ -157,7 +157,9 @@ template <class... P> Binder binder(void (*kernel)(P...)) {
 }
 
 #define ENTRY(name) {#name, binder(name)}
-#define FOR_ALL(name) ENTRY(embed_##name), ENTRY(layer_norm_##name), ENTRY(write_cache_##name)
+#define FOR_ALL(name)                                                                              \
+    ENTRY(embed_##name), ENTRY(layer_norm_##name), ENTRY(write_cache_##name),                      \
+        ENTRY(attention_weights_##name)
 #define FOR_TENSORS(name)                                                                          \
     ENTRY(linear_few_##name), ENTRY(linear_normed_##name), ENTRY(linear_some_##name),              \
         ENTRY(linear_many_##name), ENTRY(attention_few_##name), ENTRY(attention_many_##name)

@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "the other tests use the rest")]
 #[path = "../integration/fixture.rs"]
 mod fixture;
+mod inspection;
 mod sampling;
 mod stories;
 
@@ -13,10 +14,9 @@ use std::ops::Range;
 use candle_core::Tensor;
 use fixture::{Fixture, in_chunks, largest_difference, log_softmax};
 use gpt2_engine::cuda;
-use gpt2_engine::engine::{Engine, EngineError, InspectRequest};
 use gpt2_engine::model::{
-    Batch, Config, CudaGpt2, Device, Dtype, Gpt2, LogitRows, Logits, ModelError, ModelFiles,
-    NoRecorder, Recorder,
+    Batch, Config, CudaGpt2, Dtype, Gpt2, LogitRows, Logits, ModelError, ModelFiles, NoRecorder,
+    Recorder,
 };
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
@@ -282,14 +282,6 @@ fn what_is_not_there_is_said() {
     let said = refused(Dtype::F32, 99).to_string();
     assert!(said.contains("device 99"), "{said}");
 
-    let engine = Engine::builder().device(Device::Cuda(0)).build().unwrap();
-    let request = InspectRequest {
-        ids: vec![1, 2, 3],
-        ..Default::default()
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let answer = runtime.unwrap().block_on(engine.inspect(request));
-    assert!(matches!(answer, Err(EngineError::NoInspection)));
     // A cache of one kind is no use to the other.
     let (host, batch) = (odd(), &mut Batch::new());
     let gpu = on_gpu(&host, Dtype::F32);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use gpt2_engine::model::{
-    Batch, Gpt2, KvCache, LoadOptions, LogitRows, Logits, ModelError, ModelFiles, NoRecorder,
-    Recorder, Transformer,
+    Batch, Gpt2, Inspection, Inspector, KvCache, LoadOptions, LogitRows, Logits, ModelError,
+    ModelFiles, NoRecorder, Recorder, Transformer, View,
 };
 use serde_json::Value;
 
@@ -93,6 +93,30 @@ pub fn in_chunks(
         forward(part.len(), &batch, &mut cache);
         lease.commit(part.len());
     }
+}
+
+/// A look at all that `forward` computes of a text, in chunks.
+pub fn inspect(
+    model: &dyn Transformer,
+    ids: &[u32],
+    chunk: usize,
+    forward: impl Fn(&Batch, &mut KvCache, &mut Inspector<'_>) -> Result<Logits, ModelError>,
+) -> Inspection {
+    let config = model.config();
+    let view = View {
+        layers: (0..config.n_layer).collect(),
+        heads: (0..config.n_head).collect(),
+        positions: (0..ids.len()).collect(),
+        streams: (0..ids.len()).collect(),
+    };
+    let mut inspection = Inspection::new(view, config).unwrap();
+    in_chunks(model, ids, chunk, |rows, batch, cache| {
+        let mut inspector = Inspector::default();
+        inspector.look(0..rows, &mut inspection);
+        forward(batch, cache, &mut inspector).unwrap();
+    });
+    assert_eq!(inspection.seen(), ids.len());
+    inspection
 }
 
 pub fn load(dir: &Path) -> Result<Gpt2, ModelError> {

@@ -1,33 +1,19 @@
 //! What a look inside shows, against transformers.
 
 use gpt2_engine::engine::{Engine, InspectRequest, Request, SamplingOptions, SamplingParams};
-use gpt2_engine::model::{Inspection, Inspector, View};
+use gpt2_engine::model::Inspection;
 
-use crate::fixture::{self, Fixture, in_chunks, largest_difference};
+use crate::fixture::{self, Fixture, largest_difference};
 use crate::generation::{answer, collect};
 
 const BOUND: f64 = 1e-4;
 
 /// A look at everything, the text computed in chunks of `chunk` tokens.
 fn inspect(fixture: &Fixture, ids: &[u32], chunk: usize) -> Inspection {
-    let config = fixture.model.config();
-    let view = View {
-        layers: (0..config.n_layer).collect(),
-        heads: (0..config.n_head).collect(),
-        positions: (0..ids.len()).collect(),
-        streams: (0..ids.len()).collect(),
-    };
-    let mut inspection = Inspection::new(view, config).unwrap();
-    in_chunks(&fixture.model, ids, chunk, |rows, batch, cache| {
-        let mut inspector = Inspector::default();
-        inspector.look(0..rows, &mut inspection);
-        let model = &fixture.model;
-        model
-            .forward_recorded(batch, cache, &mut inspector)
-            .unwrap();
-    });
-    assert_eq!(inspection.seen(), ids.len());
-    inspection
+    let model = &fixture.model;
+    fixture::inspect(model, ids, chunk, |batch, cache, inspector| {
+        model.forward_recorded(batch, cache, inspector)
+    })
 }
 
 /// Euclidean norms of the rows of `a - b`.

@@ -341,6 +341,38 @@ __device__ void attention_many(T *out, const T *cache, const T *qkv, const Rows 
     }
 }
 
+// How much rows attend to each position up to their own, to be looked at:
+// out [count, heads, most] of the rows that `list` names, a warp for each and a
+// head.
+template <class T>
+__device__ void attention_weights(float *out, const T *cache, const T *qkv, const Rows &rows,
+                                  const uint32_t *list, const Heads &heads, int stride,
+                                  int most) {
+    after_previous();
+    int row = list[blockIdx.x], head = blockIdx.y, lane = threadIdx.x;
+    int position = rows.positions[row];
+    const uint32_t *table = table_of(rows, row);
+    const T *query = query_of(qkv, row, head, heads, stride);
+    float *weights = out + ((size_t)blockIdx.x * heads.count + head) * most;
+    float top = -INFINITY, sum = 0.0f;
+    for (int p = lane; p <= position; p += WARP) {
+        const T *keys = keys_of(cache, table[p / BLOCK], head, heads);
+        const T *key = keys + p % BLOCK * heads.padded;
+        float score = 0.0f;
+        for (int d = 0; d < heads.dim; d++)
+            score = fmaf(to_float(query[d]) * heads.scale, to_float(key[d]), score);
+        weights[p] = score;
+        top = fmaxf(top, score);
+    }
+    top = warp_max(top);
+    for (int p = lane; p <= position; p += WARP) {
+        weights[p] = expf(weights[p] - top);
+        sum += weights[p];
+    }
+    sum = warp_sum(sum);
+    for (int p = lane; p <= position; p += WARP) weights[p] /= sum;
+}
+
 // In f32, without tensor cores: a row and head for a block of 4 warps, each
 // with every fourth block of positions, a lane for a position.
 #define PLAIN_WARPS 4

@@ -35,6 +35,11 @@ __device__ void embed(float *x, const T *wte, const float *wpe, const Rows &rows
     KERNEL write_cache_##name(T *cache, const T *qkv, Rows rows, int count, Heads heads,           \
                               int stride) {                                                        \
         write_cache<T>(cache, qkv, rows, count, heads, stride);                                    \
+    }                                                                                              \
+    KERNEL __launch_bounds__(WARP)                                                                 \
+        attention_weights_##name(float *out, const T *cache, const T *qkv, Rows rows,              \
+                                 const uint32_t *list, Heads heads, int stride, int most) {        \
+        attention_weights<T>(out, cache, qkv, rows, list, heads, stride, most);                    \
     }
 
 // As many threads as launch.rs has of each.

@@ -29,11 +29,17 @@ pub trait Forward {
     /// Begins a pass, and doesn't wait for it.
     fn begin(&self, batch: &Batch, cache: &mut KvCache) -> Result<Self::Pass, ModelError>;
 
-    /// The logits of a pass, with the batch and the cache that it began with;
-    /// see [`Gpt2::forward_recorded`].
+    /// The logits of a pass, with the batch and the cache that it began with.
     fn finish(
         &self,
         pass: Self::Pass,
+        batch: &Batch,
+        cache: &mut KvCache,
+    ) -> Result<Logits, ModelError>;
+
+    /// A whole pass that is looked at; see [`Gpt2::forward_recorded`].
+    fn look(
+        &self,
         batch: &Batch,
         cache: &mut KvCache,
         inspector: &mut Inspector<'_>,
@@ -51,18 +57,17 @@ impl Forward for Gpt2 {
         Ok(())
     }
 
-    fn finish(
+    fn finish(&self, (): (), batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
+        self.forward(batch, cache)
+    }
+
+    fn look(
         &self,
-        (): (),
         batch: &Batch,
         cache: &mut KvCache,
         inspector: &mut Inspector<'_>,
     ) -> Result<Logits, ModelError> {
-        if inspector.is_empty() {
-            self.forward(batch, cache)
-        } else {
-            self.forward_recorded(batch, cache, inspector)
-        }
+        self.forward_recorded(batch, cache, inspector)
     }
 
     fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
@@ -84,12 +89,20 @@ impl Forward for CudaGpt2 {
         pass: CudaPass,
         _batch: &Batch,
         _cache: &mut KvCache,
-        _inspector: &mut Inspector<'_>,
     ) -> Result<Logits, ModelError> {
         CudaGpt2::finish(self, pass)
     }
 
-    fn answer(&self, _inspecting: &mut Inspecting) -> Result<(), EngineError> {
-        Err(EngineError::NoInspection)
+    fn look(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        inspector: &mut Inspector<'_>,
+    ) -> Result<Logits, ModelError> {
+        self.forward_recorded(batch, cache, inspector)
+    }
+
+    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
+        inspecting.answer_if_done(self)
     }
 }

@@ -74,10 +74,10 @@ pub struct Worker<M> {
     setup: Setup,
 }
 
-/// A forward pass that has begun.
+/// A forward pass that has begun, or one that is looked at and has not.
 struct Begun<P> {
     batch: Batch,
-    pass: P,
+    pass: Option<P>,
 }
 
 impl<M: Forward> Worker<M> {
@@ -205,18 +205,32 @@ impl<M: Forward> Worker<M> {
 
     fn begin(&mut self, spans: &[Span]) -> Result<Begun<M::Pass>, EngineError> {
         let mut batch = Batch::new();
+        let mut looked_at = false;
         for (span, running) in with_jobs(spans, self.scheduler.running()) {
             let known = &running.job.tokens()[span.tokens.clone()];
             let tokens = [known, &running.job.draft()[..span.guesses]].concat();
             let wishes = running.job.wishes(span.logit_rows());
             batch.push_wishes(&tokens, &running.lease, &wishes)?;
+            looked_at |= running.job.inspecting().is_some();
         }
-        let pass = self.model.begin(&batch, &mut self.cache)?;
+        // Who looks at a pass sees it while it is computed.
+        let pass = match looked_at {
+            true => None,
+            false => Some(self.model.begin(&batch, &mut self.cache)?),
+        };
         Ok(Begun { batch, pass })
     }
 
     fn finish(&mut self, spans: &[Span], begun: Begun<M::Pass>) -> Result<Logits, EngineError> {
         let Begun { batch, pass } = begun;
+        match pass {
+            Some(pass) => Ok(self.model.finish(pass, &batch, &mut self.cache)?),
+            None => self.look(spans, &batch),
+        }
+    }
+
+    /// A pass some of whose jobs look at it.
+    fn look(&mut self, spans: &[Span], batch: &Batch) -> Result<Logits, EngineError> {
         let mut inspector = Inspector::default();
         let mut first = 0;
         for (span, running) in with_jobs(spans, self.scheduler.running()) {
@@ -226,8 +240,7 @@ impl<M: Forward> Worker<M> {
                 inspector.look(rows, &mut inspecting.inspection);
             }
         }
-        let cache = &mut self.cache;
-        let logits = self.model.finish(pass, &batch, cache, &mut inspector)?;
+        let logits = self.model.look(batch, &mut self.cache, &mut inspector)?;
         for (_, running) in with_jobs(spans, self.scheduler.running()) {
             if let Some(inspecting) = running.job.inspecting() {
                 self.model.answer(inspecting)?;
