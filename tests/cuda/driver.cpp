@@ -18,6 +18,7 @@
 #include <mutex>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 // ---- The threads of a block, as fibers.
@@ -27,21 +28,31 @@ unsigned char (*warp_board)[64];
 
 namespace {
 
-enum State { READY, AT_BLOCK, AT_WARP, DONE };
+enum State { READY, AT_BLOCK, AT_WARP, AT_PREVIOUS, DONE };
 const size_t STACK = 64 << 10;
 const int MOST_THREADS = 1024;
 
 struct Fiber {
     void *stack_pointer;
     State state;
+    // Whether it went through after_previous().
+    bool came_after;
 };
 
-Fiber fibers[MOST_THREADS];
-unsigned char *stacks;
-unsigned char boards[MOST_THREADS / 32][32][64];
-void *main_stack_pointer;
-int current;
-const std::function<void()> *body;
+struct Threads {
+    Fiber fibers[MOST_THREADS];
+    unsigned char boards[MOST_THREADS / 32][32][64];
+    unsigned char *stacks;
+    void *main_stack_pointer;
+    int current;
+    const std::function<void()> *body;
+};
+
+// Of a kernel, and of the one before it, which may run while that has begun.
+Threads all_threads[2];
+Threads *threads = all_threads;
+// What must be done before a kernel comes through after_previous().
+std::function<void()> previous;
 
 // Saves what the called keeps, changes stacks, restores (System V, x86-64).
 extern "C" void change_stack(void **from, void *to);
@@ -67,39 +78,42 @@ change_stack:
 )");
 
 void to_main(State state) {
-    fibers[current].state = state;
-    change_stack(&fibers[current].stack_pointer, main_stack_pointer);
+    Fiber &fiber = threads->fibers[threads->current];
+    fiber.state = state;
+    change_stack(&fiber.stack_pointer, threads->main_stack_pointer);
 }
 
 void fiber_main() {
-    (*body)();
+    (*threads->body)();
     to_main(DONE);
     abort();
 }
 
 void start(int thread) {
-    void **top = (void **)(stacks + (thread + 1) * STACK);
+    void **top = (void **)(threads->stacks + (thread + 1) * STACK);
     // The return address and six registers; aligned as after a call.
     top -= 2;
     *top = (void *)fiber_main;
     for (int i = 0; i < 6; i++) *--top = nullptr;
-    fibers[thread] = {top, READY};
+    threads->fibers[thread] = {top, READY, false};
 }
 
 void resume(int thread) {
-    current = thread;
+    threads->current = thread;
     threadIdx = {(unsigned)thread, 0, 0};
-    warp_board = boards[thread / 32];
-    change_stack(&main_stack_pointer, fibers[thread].stack_pointer);
+    warp_board = threads->boards[thread / 32];
+    change_stack(&threads->main_stack_pointer, threads->fibers[thread].stack_pointer);
 }
 
 // Lets those of threads first to last go on that wait for each other.
 bool release(int first, int last, State waiting) {
     int count = 0;
+    Fiber *fibers = threads->fibers;
     for (int i = first; i < last; i++) {
         if (fibers[i].state == waiting) count++;
         else if (fibers[i].state != DONE) return false;
     }
+    if (count > 0 && waiting == AT_PREVIOUS) std::exchange(previous, nullptr)();
     for (int i = first; i < last; i++)
         if (fibers[i].state == waiting) fibers[i].state = READY;
     return count > 0;
@@ -115,26 +129,55 @@ bool backward() {
     return set;
 }
 
-void run_block(int threads) {
-    for (int i = 0; i < threads; i++) start(i);
+void run_block(int count, bool overlaps) {
+    for (int i = 0; i < count; i++) start(i);
     for (bool progress = true; progress;) {
         progress = false;
-        for (int i = 0; i < threads; i++) {
-            int thread = backward() ? threads - 1 - i : i;
-            if (fibers[thread].state == READY) resume(thread), progress = true;
+        for (int i = 0; i < count; i++) {
+            int thread = backward() ? count - 1 - i : i;
+            if (threads->fibers[thread].state == READY) resume(thread), progress = true;
         }
-        for (int warp = 0; warp < threads; warp += 32)
-            progress |= release(warp, min(threads, warp + 32), AT_WARP);
-        progress |= release(0, threads, AT_BLOCK);
+        for (int warp = 0; warp < count; warp += 32)
+            progress |= release(warp, min(count, warp + 32), AT_WARP);
+        progress |= release(0, count, AT_BLOCK);
+        progress |= release(0, count, AT_PREVIOUS);
     }
-    for (int i = 0; i < threads; i++) {
-        if (fibers[i].state == DONE) continue;
-        fprintf(stderr, "emulated CUDA: thread %d waits for others that never come\n", i);
+    for (int i = 0; i < count; i++) {
+        Fiber &fiber = threads->fibers[i];
+        const char *wrong = fiber.state != DONE ? "waits for others that never come"
+                            : overlaps && !fiber.came_after ? "ends without after_previous()"
+                                                            : nullptr;
+        if (!wrong) continue;
+        fprintf(stderr, "emulated CUDA: thread %d %s\n", i, wrong);
         abort();
     }
 }
 
+// A grid of blocks, one after another.
+void run_grid(Uint3 grid, Uint3 block, const std::function<void()> &kernel, bool overlaps) {
+    Uint3 before[3] = {blockIdx, blockDim, gridDim};
+    if (!threads->stacks)
+        threads->stacks =
+            (unsigned char *)mmap(nullptr, MOST_THREADS * STACK, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    threads->body = &kernel;
+    blockDim = block;
+    gridDim = grid;
+    for (unsigned y = 0; y < grid.y; y++)
+        for (unsigned x = 0; x < grid.x; x++) {
+            blockIdx = {x, y, 0};
+            run_block((int)block.x, overlaps);
+        }
+    blockIdx = before[0], blockDim = before[1], gridDim = before[2];
+}
+
 } // namespace
+
+// The first block comes here before the kernel before it has begun.
+void after_previous() {
+    threads->fibers[threads->current].came_after = true;
+    if (previous) to_main(AT_PREVIOUS);
+}
 
 void __syncthreads() { to_main(AT_BLOCK); }
 void wait_for_warp() { to_main(AT_WARP); }
@@ -174,7 +217,12 @@ std::map<std::string, Binder> &kernels = *new std::map<std::string, Binder>{
 };
 
 std::mutex &mutex = *new std::mutex;
-typedef std::vector<std::function<void()>> Graph;
+struct Work {
+    std::function<void()> run;
+    // Whether it is a kernel, and one that may begin before the last one ends.
+    bool is_kernel, overlaps;
+};
+typedef std::vector<Work> Graph;
 struct Stream {
     // What is being recorded, instead of run.
     Graph *capturing;
@@ -198,19 +246,50 @@ bool idle() {
 // What waits, in the order of all streams.
 Graph &waiting = *new Graph;
 
-int enqueue(void *stream, std::function<void()> work) {
+// Kernels are held back in turn, so that the one after each runs as early as it
+// may: backward, the others of them.
+std::function<void()> &held = *new std::function<void()>;
+bool holds_next = true;
+
+void do_held() {
+    if (held) std::exchange(held, nullptr)();
+    holds_next = !backward();
+}
+
+void execute(const Work &work) {
+    if (!work.is_kernel) return do_held(), work.run();
+    if (held && work.overlaps) {
+        previous = [kernel = std::exchange(held, nullptr)] {
+            threads = all_threads + 1;
+            kernel();
+            threads = all_threads;
+        };
+        work.run();
+        holds_next = true;
+        return;
+    }
+    if (held) std::exchange(held, nullptr)();
+    if (holds_next) held = work.run;
+    else work.run();
+    holds_next = true;
+}
+
+int enqueue(void *stream, std::function<void()> run, bool is_kernel = false,
+            bool overlaps = false) {
     std::lock_guard<std::mutex> lock(mutex);
+    Work work{run, is_kernel, overlaps};
     Graph *capturing = ((Stream *)stream)->capturing;
     if (capturing) capturing->push_back(work);
     else if (lazy()) waiting.push_back(work);
-    else work();
+    else execute(work);
     return 0;
 }
 
 int do_all() {
     std::lock_guard<std::mutex> lock(mutex);
-    for (auto &work : waiting) work();
+    for (auto &work : waiting) execute(work);
     waiting.clear();
+    do_held();
     return 0;
 }
 
@@ -342,31 +421,23 @@ API cuModuleGetFunction(void **function, void *, const char *name) {
     if (found == kernels.end()) return NOT_FOUND;
     return *function = &found->second, 0;
 }
-// CUlaunchConfig. Attributes only let kernels begin earlier.
+// CUlaunchConfig; the one attribute that is used lets kernels overlap.
 struct LaunchConfig {
     unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared;
     void *stream, *attributes;
     unsigned attribute_count;
 };
 API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **parameters, void **) {
-    auto [grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, a, c] = *config;
-    bool threads = block_x >= 1 && block_x <= MOST_THREADS && block_y == 1 && block_z == 1;
-    if (!threads || grid_x < 1 || grid_y < 1 || grid_y > 65535 || grid_z != 1) return INVALID_VALUE;
+    const LaunchConfig &c = *config;
+    bool block = c.block_x >= 1 && c.block_x <= MOST_THREADS && c.block_y == 1 && c.block_z == 1;
+    bool grid = c.grid_x >= 1 && c.grid_y >= 1 && c.grid_y <= 65535 && c.grid_z == 1;
+    if (!block || !grid) return INVALID_VALUE;
     if (idle()) return 0;
     std::function<void()> kernel = (*(Binder *)function)(parameters);
-    return enqueue(stream, [=, grid_x = grid_x, grid_y = grid_y, block_x = block_x] {
-        if (!stacks)
-            stacks = (unsigned char *)mmap(nullptr, MOST_THREADS * STACK, PROT_READ | PROT_WRITE,
-                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        body = &kernel;
-        blockDim = {block_x, 1, 1};
-        gridDim = {grid_x, grid_y, 1};
-        for (unsigned y = 0; y < grid_y; y++)
-            for (unsigned x = 0; x < grid_x; x++) {
-                blockIdx = {x, y, 0};
-                run_block((int)block_x);
-            }
-    });
+    Uint3 grid_size{c.grid_x, c.grid_y, 1}, block_size{c.block_x, 1, 1};
+    bool overlaps = c.attribute_count > 0;
+    return enqueue(
+        c.stream, [=] { run_grid(grid_size, block_size, kernel, overlaps); }, true, overlaps);
 }
 
 API cuStreamBeginCapture_v2(void *stream, int) {
@@ -380,7 +451,8 @@ API cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long lo
     return *executable = new Graph(*(Graph *)graph), 0;
 }
 API cuGraphLaunch(void *executable, void *stream) {
-    for (auto &work : *(Graph *)executable) enqueue(stream, work);
+    for (auto &work : *(Graph *)executable)
+        enqueue(stream, work.run, work.is_kernel, work.overlaps);
     return 0;
 }
 API cuGraphUpload(void *, void *) { return 0; }

@@ -67,8 +67,7 @@ template <class T> void store_two(T *to, float first, float second) {
     to[0] = from_float<T>(first), to[1] = from_float<T>(second);
 }
 
-// Kernels run one after another.
-inline void after_previous() {}
+void after_previous();
 inline void prefetch(const void *) {}
 
 template <class V> V from_lane(V v, int lane) {

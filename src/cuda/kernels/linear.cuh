@@ -197,11 +197,11 @@ template <class T> __device__ void linear_some(const Linear &linear) {
     int first_n = blockIdx.x * SOME_OUTPUTS, first_row = blockIdx.y * SOME_ROWS;
     int chunks = (linear.k + CHUNK - 1) / CHUNK;
     Two *all_totals = &totals[0][0][0][0];
+    prefetch_weights<T>(linear, first_n, SOME_OUTPUTS, warp);
+    after_previous();
     for (int i = threadIdx.x; i < SOME_ROWS * SOME_OUTPUTS / 2; i += blockDim.x)
         all_totals[i] = Two{};
-    prefetch_weights<T>(linear, first_n, SOME_OUTPUTS, warp);
     __syncthreads();
-    after_previous();
 
 #pragma unroll 1
     for (int first = 0; first < chunks; first += warps) {

@@ -7,6 +7,8 @@
 // choice has the same bits whatever else is computed.
 #pragma once
 
+#include "common.cuh"
+
 // What is wanted of a row; sample.rs has the same numbers and fields.
 enum PickKind { WHOLE_ROW, GREEDY, DRAW };
 struct Pick {
@@ -269,6 +271,7 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
 __device__ inline void pick_token(Picked *picked, const float *logits, const Pick *picks,
                                   int vocab) {
     __shared__ Held held;
+    after_previous();
     const Pick pick = picks[blockIdx.x];
     if (pick.kind == WHOLE_ROW) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;
