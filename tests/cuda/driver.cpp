@@ -384,7 +384,9 @@ API cuMemFree_v2(Pointer pointer) {
     sizes().erase(found);
     return 0;
 }
-API cuMemAllocAsync(Pointer *pointer, size_t bytes, void *) { return cuMemAlloc_v2(pointer, bytes); }
+API cuMemAllocAsync(Pointer *pointer, size_t bytes, void *) {
+    return cuMemAlloc_v2(pointer, bytes);
+}
 API cuMemFreeAsync(Pointer pointer, void *) { return cuMemFree_v2(pointer); }
 API cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
     std::lock_guard<std::mutex> lock(mutex);
