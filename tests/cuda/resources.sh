@@ -8,7 +8,7 @@ set -euo pipefail
 nvcc="${NVCC:-${CUDA_HOME:-${CUDA_PATH:-}}/bin/nvcc}"
 command -v "$nvcc" >/dev/null || nvcc=nvcc
 for architecture in "$@"; do
-    "$nvcc" -cubin -O3 -std=c++17 -arch "$architecture" -Xptxas -v -o /dev/null \
+    "$nvcc" -cubin -O3 -std=c++17 -fmad=false -arch "$architecture" -Xptxas -v -o /dev/null \
         src/cuda/kernels/kernels.cu 2>&1 | awk -v architecture="$architecture" '
         function before(unit) {
             return match($0, "[0-9]+ " unit) ? substr($0, RSTART) + 0 : 0
