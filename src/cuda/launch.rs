@@ -17,9 +17,13 @@ const CHUNK: usize = 256;
 const MOST_WARPS: usize = 16;
 
 /// Rows up to which each block of the kernel for few computes a LayerNorm for
-/// itself, if the rows have so many numbers at most.
+/// itself, if each and all of them have so many numbers at most.
 const NORMED: usize = 4;
+const MOST_WIDTH: usize = 2048;
 const MOST_NORMED: usize = 8192;
+
+/// Blocks that do, for each multiprocessor.
+const MOST_NORMS: usize = 8;
 
 /// Parts of a sum in f32, each of `STEP` inputs, and rows of a block for few.
 const PLAIN_PARTS: usize = 128;
@@ -136,12 +140,16 @@ impl Kernels {
     }
 
     /// Whether [`linear`](Self::linear) computes the LayerNorm before a layer
-    /// of so many inputs, too.
-    pub(super) fn norms(&self, rows: usize, k: usize) -> bool {
+    /// of so many inputs and outputs, too.
+    pub(super) fn norms(&self, rows: usize, (k, n): (usize, usize)) -> bool {
+        // Each block computes it: with more of them they would do so in turn.
+        let blocks = n.div_ceil(8);
         // A row takes so much at most, with what keeps it off its neighbours.
         let numbers = rows * (k + 32);
         matches!(self.linear, LinearKernels::Tensor { .. })
             && rows <= NORMED
+            && k <= MOST_WIDTH
+            && blocks <= MOST_NORMS * self.multiprocessors
             && numbers <= MOST_NORMED
     }
 
@@ -152,10 +160,16 @@ impl Kernels {
             argument.n as usize,
             argument.k as usize,
         );
-        // A warp for a chunk of inputs, or for as many chunks as the others.
+        // A warp for a chunk of inputs; where there are more of them than warps,
+        // small blocks of which several run at a time.
         let chunks = k.div_ceil(CHUNK);
-        let threads = 32 * chunks.div_ceil(chunks.div_ceil(MOST_WARPS));
-        let few_grid = Grid(n.div_ceil(8), rows.div_ceil(16), threads);
+        let rounds = match chunks <= MOST_WARPS {
+            true => 1,
+            false => chunks.div_ceil(MOST_WARPS / 2),
+        };
+        let threads = 32 * chunks.div_ceil(rounds);
+        // Two warps end the sums.
+        let few_grid = Grid(n.div_ceil(8), rows.div_ceil(16), threads.max(64));
         // Blocks of the other kernels.
         let some_blocks = (n.div_ceil(32), rows.div_ceil(64));
         let many_blocks = (n.div_ceil(128), rows.div_ceil(128));

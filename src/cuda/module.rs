@@ -17,6 +17,11 @@ const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"
 /// before it runs.
 const OVERLAPS_FROM: (i32, i32) = (9, 0);
 
+/// Shared memory of a multiprocessor, of what it and the first cache have
+/// together: the same for all kernels, or one that wants another share waits
+/// until the one before it is gone.
+const SHARED_PERCENT: i32 = 58;
+
 /// `0` launches each kernel after the one before it, to be compared.
 const OVERLAP: &str = "GPT2_CUDA_OVERLAP";
 
@@ -52,8 +57,14 @@ impl Module {
         let c_name = c_name.map_err(|e| CudaError::Unsupported(e.to_string()))?;
         // SAFETY: the module is loaded.
         let function = unsafe { result::module::get_function(self.module, c_name) };
+        let function = function.during(name)?;
+        let attribute =
+            sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        // SAFETY: the function is one of the module's, which is loaded.
+        let set = unsafe { sys::cuFuncSetAttribute(function, attribute, SHARED_PERCENT) };
+        set.result().during(name)?;
         Ok(Kernel {
-            function: function.during(name)?,
+            function,
             module: self.clone(),
         })
     }

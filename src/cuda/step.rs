@@ -86,10 +86,6 @@ impl Network {
             },
         )?;
         let places = scratch.write(self, Inputs::default(), layout)?;
-        let stream = &self.device.stream;
-        self.device.wait()?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        stream.begin_capture(mode).during("recording")?;
         let mut pass = Pass {
             network: self,
             scratch,
@@ -98,6 +94,13 @@ impl Network {
             places,
             picks: vec![Pick::WHOLE_ROW; bucket],
         };
+        // Once as it is, without a row that counts: the driver may load a
+        // kernel when it is first launched, which it can't while it records.
+        pass.launch_all(cache)?;
+        self.device.wait()?;
+        let stream = &self.device.stream;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).during("recording")?;
         let launched = pass.launch_all(cache);
         // The recording ends whatever came of it.
         let graph = stream.end_capture(NO_FLAGS).during("recording a step");

@@ -48,7 +48,9 @@ inline float to_float(bf16 v) {
 
 template <class T> inline T from_float(float v);
 template <> inline float from_float<float>(float v) { return v; }
-template <> inline f16 from_float<f16>(float v) { return (f16)v; }
+template <> inline f16 from_float<f16>(float v) {
+    return (f16)fminf(fmaxf(v, -65504.0f), 65504.0f);
+}
 template <> inline bf16 from_float<bf16>(float v) {
     uint32_t bits;
     memcpy(&bits, &v, 4);

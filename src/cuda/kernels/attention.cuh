@@ -139,6 +139,7 @@ __device__ inline Attended attend(Q query, const T *cache, const uint32_t *table
         // Of 32 positions, so that a lane has 8q to 8q + 7: those are its
         // inputs when the values are summed.
         float scores[4][4] = {};
+#pragma unroll 2
         for (int step = 0; step < heads.padded / STEP; step++) {
             Eight upper = query(step, 0), lower = query(step, 1);
 #pragma unroll

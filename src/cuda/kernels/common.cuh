@@ -59,6 +59,11 @@ struct alignas(8) Two {
     float values[2];
 };
 
+__device__ inline Four four(const float *from, bool valid) {
+    if (valid) return *reinterpret_cast<const Four *>(from);
+    return Four{{0.0f, 0.0f, 0.0f, 0.0f}};
+}
+
 __device__ inline Eight eight(const void *from, bool valid) {
     if (valid) return *static_cast<const Eight *>(from);
     return Eight{{0, 0, 0, 0}};

@@ -17,7 +17,10 @@ __device__ inline float to_float(f16 v) { return __half2float(v); }
 template <class T> __device__ inline T from_float(float v);
 template <> __device__ inline float from_float<float>(float v) { return v; }
 template <> __device__ inline bf16 from_float<bf16>(float v) { return __float2bfloat16(v); }
-template <> __device__ inline f16 from_float<f16>(float v) { return __float2half(v); }
+// Too large a number becomes the largest: an infinity that someone's weight of
+// 0 meets would be NaN.
+__device__ inline float for_f16(float v) { return fminf(fmaxf(v, -65504.0f), 65504.0f); }
+template <> __device__ inline f16 from_float<f16>(float v) { return __float2half(for_f16(v)); }
 
 // Two numbers as one word, the first in its lower half.
 template <class T> __device__ inline uint32_t two_of(float first, float second);
@@ -26,7 +29,7 @@ template <> __device__ inline uint32_t two_of<bf16>(float first, float second) {
     return *reinterpret_cast<uint32_t *>(&two);
 }
 template <> __device__ inline uint32_t two_of<f16>(float first, float second) {
-    __half2 two = __floats2half2_rn(first, second);
+    __half2 two = __floats2half2_rn(for_f16(first), for_f16(second));
     return *reinterpret_cast<uint32_t *>(&two);
 }
 

@@ -44,7 +44,7 @@ __device__ void embed(float *x, const T *wte, const float *wpe, const Rows &rows
 
 // As many threads as launch.rs has of each.
 #define FOR_TENSOR_CORES(name, T)                                                                  \
-    KERNEL __launch_bounds__(512, 2) linear_few_##name(Linear linear) {                            \
+    KERNEL __launch_bounds__(512, 1) linear_few_##name(Linear linear) {                            \
         linear_few<T, false>(linear);                                                              \
     }                                                                                              \
     KERNEL __launch_bounds__(512, 1) linear_normed_##name(Linear linear) {                         \

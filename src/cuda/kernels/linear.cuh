@@ -45,35 +45,79 @@ struct Linear {
     Norm norm;
 };
 
-// Stores the sums of outputs n and n + 1, n even.
-template <class T> __device__ inline void finish(const Linear &linear, int row, int n, Two sums) {
-    if (row >= linear.rows || n >= linear.n) return;
-    // Then both lie in one piece, which is aligned.
-    bool both = n + 1 < linear.n && linear.y_stride % 2 == 0;
-    int count = n + 1 < linear.n ? 2 : 1;
-    size_t at = (size_t)row * linear.y_stride + n;
-    float *floats = static_cast<float *>(linear.y) + at;
-    T *numbers = static_cast<T *>(linear.y) + at;
-    for (int i = 0; i < 2; i++) {
-        if (linear.bias && i < count) sums.values[i] += linear.bias[n + i];
-        if (linear.then == ACTIVATE) sums.values[i] = activate(sums.values[i], linear.activation);
+// What ends some sums, each of a row and outputs n and n + 1, n even. What they
+// meet is loaded for all of them before the first is stored.
+template <class T, int count> struct Ending {
+    const Linear &linear;
+    int rows[count], ns[count];
+    Two biases[count], before[count];
+
+    // Whether two outputs lie in one piece, which is aligned.
+    __device__ bool pairs() const { return linear.n % 2 == 0 && linear.y_stride % 2 == 0; }
+    __device__ bool has(int i, int e) const {
+        return rows[i] < linear.rows && ns[i] + e < linear.n;
     }
-    if (linear.then == ADD || linear.then == LOGITS) {
-        if (both) {
-            Two before = linear.then == ADD ? *reinterpret_cast<Two *>(floats) : Two{};
-            if (linear.then == ADD)
-                for (int i = 0; i < 2; i++) sums.values[i] = before.values[i] + sums.values[i];
-            *reinterpret_cast<Two *>(floats) = sums;
-        } else {
-            for (int i = 0; i < count; i++)
-                floats[i] = linear.then == ADD ? floats[i] + sums.values[i] : sums.values[i];
+    __device__ size_t at(int i) const { return (size_t)rows[i] * linear.y_stride + ns[i]; }
+
+    // The weights' part, which no kernel before this one touches.
+    __device__ void load_biases() {
+#pragma unroll
+        for (int i = 0; i < count; i++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                biases[i].values[e] = linear.bias && has(i, e) ? linear.bias[ns[i] + e] : 0.0f;
+    }
+
+    __device__ void load_before() {
+        const float *y = static_cast<const float *>(linear.y);
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            before[i] = Two{};
+            if (linear.then != ADD) continue;
+            if (pairs()) {
+                if (has(i, 0)) before[i] = *reinterpret_cast<const Two *>(y + at(i));
+            } else {
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    if (has(i, e)) before[i].values[e] = y[at(i) + e];
+            }
         }
-    } else if (both) {
-        store_two(numbers, sums.values[0], sums.values[1]);
-    } else {
-        for (int i = 0; i < count; i++) numbers[i] = from_float<T>(sums.values[i]);
     }
-}
+
+    __device__ void store(const Two (&sums)[count]) {
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            Two v = sums[i];
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                if (linear.bias) v.values[e] += biases[i].values[e];
+                if (linear.then == ACTIVATE) v.values[e] = activate(v.values[e], linear.activation);
+                if (linear.then == ADD) v.values[e] = before[i].values[e] + v.values[e];
+            }
+            float *floats = static_cast<float *>(linear.y) + at(i);
+            T *numbers = static_cast<T *>(linear.y) + at(i);
+            bool wide = linear.then == ADD || linear.then == LOGITS;
+            if (pairs()) {
+                if (!has(i, 0)) continue;
+                if (wide) *reinterpret_cast<Two *>(floats) = v;
+                else store_two(numbers, v.values[0], v.values[1]);
+                continue;
+            }
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                if (!has(i, e)) continue;
+                if (wide) floats[e] = v.values[e];
+                else numbers[e] = from_float<T>(v.values[e]);
+            }
+        }
+    }
+
+    __device__ void finish(const Two (&sums)[count]) {
+        load_biases();
+        load_before();
+        store(sums);
+    }
+};
 
 // A warp's sums of 16 rows and 8 outputs as its lanes hold them: half h of a
 // lane has row group + 8h and outputs 2q and 2q + 1.
@@ -96,11 +140,14 @@ __device__ inline void prefetch_weights(const Linear &linear, int first_n, int c
 // block, each of its warps on a chunk of the inputs. With `NORMED`, x is the
 // LayerNorm of rows of floats, computed by every block for itself.
 #define MOST_WARPS 16
-// Numbers that these rows have at most, each row rounded up.
+// Inputs of a row that is normed, and numbers that all of the rows have at most,
+// each rounded up.
+#define MOST_WIDTH 2048
 #define MOST_NORMED 8192
 template <class T, bool NORMED> __device__ void linear_few(const Linear &linear) {
     __shared__ Two parts[MOST_WARPS][HALVES][WARP];
     alignas(16) __shared__ T normed_rows[NORMED ? MOST_NORMED : 8];
+    alignas(16) __shared__ float scales[NORMED ? MOST_WIDTH : 4], shifts[NORMED ? MOST_WIDTH : 4];
     const T *x = static_cast<const T *>(linear.x);
     const T *w = static_cast<const T *>(linear.w);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
@@ -121,21 +168,42 @@ template <class T, bool NORMED> __device__ void linear_few(const Linear &linear)
     };
     load_weights(warp);
     prefetch_weights<T>(linear, blockIdx.x * 8, 8, warp + warps);
+    // Two warps end the sums, a thread two of them.
+    Ending<T, 1> ending{linear};
+    ending.rows[0] = warp < HALVES ? first_row + row_of_half(warp, lane) : linear.rows;
+    ending.ns[0] = blockIdx.x * 8 + output_of(lane);
+    ending.load_biases();
     if (NORMED) {
         const Norm &norm = linear.norm;
-        for (int i = threadIdx.x * WARP; i < norm.width; i += blockDim.x * WARP)
-            prefetch(norm.weight + i), prefetch(norm.bias + i);
+        for (int i = threadIdx.x; i < norm.width; i += blockDim.x)
+            scales[i] = norm.weight[i], shifts[i] = norm.bias[i];
         after_previous();
         // An odd number of half lines, so that rows lie in different banks.
         stride = linear.k | STEP;
-        for (int row = warp; row < rows; row += warps) {
+        __syncthreads();
+        for (int row = 0; row < rows; row++) {
             const float *from = row_of(norm, first_row + row);
+            // By each warp for itself.
             Statistics of_row = statistics_of(from, norm.width, norm.epsilon);
-#pragma unroll 2
-            for (int i = lane; i < linear.k; i += WARP) {
-                float v = 0.0f;
-                if (i < norm.width) v = normed(from[i], of_row, norm.weight[i], norm.bias[i]);
-                normed_rows[row * stride + i] = from_float<T>(v);
+            for (int i = 8 * threadIdx.x; i < linear.k; i += 8 * blockDim.x) {
+                float values[8];
+                bool aligned = norm.width % 4 == 0;
+#pragma unroll
+                for (int c = 0; c < 8; c += 4) {
+                    Four of_x = four(from + i + c, aligned && i + c < norm.width);
+                    for (int e = 0; e < 4; e++) {
+                        int at = i + c + e;
+                        float v = of_x.values[e];
+                        if (!aligned && at < norm.width) v = from[at];
+                        values[c + e] =
+                            at < norm.width ? normed(v, of_row, scales[at], shifts[at]) : 0.0f;
+                    }
+                }
+                Eight packed;
+#pragma unroll
+                for (int p = 0; p < 4; p++)
+                    packed.pairs[p] = two_of<T>(values[2 * p], values[2 * p + 1]);
+                *reinterpret_cast<Eight *>(normed_rows + row * stride + i) = packed;
             }
         }
         __syncthreads();
@@ -143,44 +211,36 @@ template <class T, bool NORMED> __device__ void linear_few(const Linear &linear)
         after_previous();
         x += (size_t)first_row * linear.k;
     }
+    ending.load_before();
     const T *of_group = (NORMED ? normed_rows : x) + group * stride;
 
-    Two totals[HALVES] = {};
+    Two totals = {};
 #pragma unroll 1
     for (int first = 0; first < chunks; first += warps) {
         int chunk = first + warp;
         if (first > 0) load_weights(chunk);
         if (chunk < chunks) {
-            float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            Eight upper[CHUNK / STEP], lower[CHUNK / STEP];
 #pragma unroll
             for (int step = 0; step < CHUNK / STEP; step++) {
                 int k = chunk * CHUNK + step * STEP + 8 * q;
-                // The same for the whole warp.
-                if (k - 8 * q >= linear.k) break;
-                Eight upper = eight(of_group + k, group < rows);
-                Eight lower = eight(of_group + 8 * stride + k, group + 8 < rows);
-                multiply_step<T>(sums, upper, lower, columns[step]);
+                bool is_input = k < linear.k;
+                upper[step] = eight(of_group + k, group < rows && is_input);
+                lower[step] = eight(of_group + 8 * stride + k, group + 8 < rows && is_input);
             }
+            float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+            for (int step = 0; step < CHUNK / STEP; step++)
+                multiply_step<T>(sums, upper[step], lower[step], columns[step]);
             for (int half = 0; half < HALVES; half++)
                 parts[warp][half][lane] = Two{{sums[2 * half], sums[2 * half + 1]}};
         }
         __syncthreads();
-#pragma unroll
-        for (int i = 0; i < HALVES; i++) {
-            int o = threadIdx.x + i * blockDim.x;
-            for (int c = 0; o < HALVES * WARP && c < min(warps, chunks - first); c++)
-                for (int e = 0; e < 2; e++)
-                    totals[i].values[e] += parts[c][o / WARP][o % WARP].values[e];
-        }
+        for (int c = 0; warp < HALVES && c < min(warps, chunks - first); c++)
+            for (int e = 0; e < 2; e++) totals.values[e] += parts[c][warp][lane].values[e];
         __syncthreads();
     }
-#pragma unroll
-    for (int i = 0; i < HALVES; i++) {
-        int o = threadIdx.x + i * blockDim.x;
-        if (o < HALVES * WARP)
-            finish<T>(linear, first_row + row_of_half(o / WARP, o % WARP),
-                      blockIdx.x * 8 + output_of(o % WARP), totals[i]);
-    }
+    ending.store({totals});
 }
 
 // For more rows, too few to fill the device with the tiles of linear_many:
@@ -238,11 +298,20 @@ template <class T> __device__ void linear_some(const Linear &linear) {
             __syncthreads();
         }
     }
-    for (int o = threadIdx.x; o < SOME_ROWS * SOME_OUTPUTS / 2; o += blockDim.x) {
-        int of_lane = o % WARP, half = o / WARP % HALVES, tile = o / WARP / HALVES;
-        int i = tile / (SOME_OUTPUTS / 8), j = tile % (SOME_OUTPUTS / 8);
-        finish<T>(linear, first_row + 16 * i + row_of_half(half, of_lane),
-                  first_n + 8 * j + output_of(of_lane), all_totals[o]);
+    const int at_once = 4, all = SOME_ROWS * SOME_OUTPUTS / 2;
+    for (int first = threadIdx.x; first < all; first += at_once * blockDim.x) {
+        Ending<T, at_once> ending{linear};
+        Two sums[at_once];
+#pragma unroll
+        for (int i = 0; i < at_once; i++) {
+            int o = first + i * blockDim.x;
+            int of_lane = o % WARP, half = o / WARP % HALVES, tile = o / WARP / HALVES;
+            int row = tile / (SOME_OUTPUTS / 8) * 16 + row_of_half(half, of_lane);
+            ending.rows[i] = o < all ? first_row + row : linear.rows;
+            ending.ns[i] = first_n + tile % (SOME_OUTPUTS / 8) * 8 + output_of(of_lane);
+            sums[i] = o < all ? all_totals[o] : Two{};
+        }
+        ending.finish(sums);
     }
 }
 
@@ -307,14 +376,18 @@ template <class T> __device__ void linear_many(const Linear &linear) {
         }
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
+        Ending<T, 4 * HALVES> ending{linear};
+        Two of_tiles[4 * HALVES];
 #pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int half = 0; half < HALVES; half++)
-                finish<T>(linear, first_row + warp_row + 16 * i + row_of_half(half, lane),
-                          first_n + warp_n + 8 * j + output_of(lane),
-                          Two{{totals[i][j][2 * half], totals[i][j][2 * half + 1]}});
+        for (int o = 0; o < 4 * HALVES; o++) {
+            int j = o / HALVES, half = o % HALVES;
+            ending.rows[o] = first_row + warp_row + 16 * i + row_of_half(half, lane);
+            ending.ns[o] = first_n + warp_n + 8 * j + output_of(lane);
+            of_tiles[o] = Two{{totals[i][j][2 * half], totals[i][j][2 * half + 1]}};
+        }
+        ending.finish(of_tiles);
+    }
 }
 
 // In f32, without tensor cores: sums of STEP inputs in the order of k, added
@@ -360,12 +433,16 @@ __device__ void linear_plain_many(const Linear &linear) {
             for (int c = 0; c < PLAIN_EACH; c++) totals[r][c] += sums[r][c];
         __syncthreads();
     }
+    Ending<float, PLAIN_EACH * PLAIN_EACH / 2> ending{linear};
+    Two sums[PLAIN_EACH * PLAIN_EACH / 2];
 #pragma unroll
-    for (int r = 0; r < PLAIN_EACH; r++)
-#pragma unroll
-        for (int c = 0; c < PLAIN_EACH; c += 2)
-            finish<float>(linear, first_row + of_row + r, first_n + of_n + c,
-                          Two{{totals[r][c], totals[r][c + 1]}});
+    for (int o = 0; o < PLAIN_EACH * PLAIN_EACH / 2; o++) {
+        int r = o / 2, c = o % 2 * 2;
+        ending.rows[o] = first_row + of_row + r;
+        ending.ns[o] = first_n + of_n + c;
+        sums[o] = Two{{totals[r][c], totals[r][c + 1]}};
+    }
+    ending.finish(sums);
 }
 
 // The same for few rows, where reading the weights is all: 4 rows × 8 outputs
@@ -407,7 +484,10 @@ __device__ void linear_plain_few(const Linear &linear) {
                     totals.values[e] += parts[p][threadIdx.x / 4][threadIdx.x % 4 * 2 + e];
         __syncthreads();
     }
-    if (threadIdx.x < PLAIN_ROWS * 4)
-        finish<float>(linear, first_row + threadIdx.x / 4, blockIdx.x * 8 + threadIdx.x % 4 * 2,
-                      totals);
+    if (threadIdx.x < PLAIN_ROWS * 4) {
+        Ending<float, 1> ending{linear};
+        ending.rows[0] = first_row + threadIdx.x / 4;
+        ending.ns[0] = blockIdx.x * 8 + threadIdx.x % 4 * 2;
+        ending.finish({totals});
+    }
 }

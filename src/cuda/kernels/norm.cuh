@@ -13,10 +13,19 @@ template <class F> __device__ inline float row_sum(const float *x, int width, F 
     int lane = threadIdx.x % WARP;
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     if (width % 4 == 0) {
-#pragma unroll 4
-        for (int i = 4 * lane; i < width; i += 4 * WARP) {
-            Four four = *reinterpret_cast<const Four *>(x + i);
-            for (int c = 0; c < 4; c++) sums[c] = f(sums[c], four.values[c]);
+        // Many loads at a time, whatever is needed of them.
+        const int most = 8;
+        for (int first = 4 * lane; first < width; first += 4 * WARP * most) {
+            Four fours[most];
+#pragma unroll
+            for (int j = 0; j < most; j++) {
+                int i = first + 4 * WARP * j;
+                fours[j] = four(x + i, i < width);
+            }
+#pragma unroll
+            for (int j = 0; j < most; j++)
+                if (first + 4 * WARP * j < width)
+                    for (int c = 0; c < 4; c++) sums[c] = f(sums[c], fours[j].values[c]);
         }
     } else {
         for (int i = 4 * lane; i < width; i += 4 * WARP)
@@ -60,8 +69,32 @@ template <class T> __device__ void layer_norm(T *y, const Norm &norm, int rows, 
     if (row >= rows) return;
     const float *x = row_of(norm, row);
     Statistics of_row = statistics_of(x, norm.width, norm.epsilon);
-#pragma unroll 4
-    for (int i = threadIdx.x % WARP; i < norm.width; i += WARP)
-        y[(size_t)row * padded + i] =
-            from_float<T>(normed(x[i], of_row, norm.weight[i], norm.bias[i]));
+    int lane = threadIdx.x % WARP;
+    y += (size_t)row * padded;
+    if (norm.width % 4 != 0) {
+        for (int i = lane; i < norm.width; i += WARP)
+            y[i] = from_float<T>(normed(x[i], of_row, norm.weight[i], norm.bias[i]));
+        return;
+    }
+    const int most = 4;
+    for (int first = 4 * lane; first < norm.width; first += 4 * WARP * most) {
+        Four values[most], weights[most], biases[most];
+#pragma unroll
+        for (int j = 0; j < most; j++) {
+            int i = first + 4 * WARP * j;
+            values[j] = four(x + i, i < norm.width);
+            weights[j] = four(norm.weight + i, i < norm.width);
+            biases[j] = four(norm.bias + i, i < norm.width);
+        }
+#pragma unroll
+        for (int j = 0; j < most; j++) {
+            int i = first + 4 * WARP * j;
+            float *v = values[j].values;
+            for (int c = 0; c < 4; c++)
+                v[c] = normed(v[c], of_row, weights[j].values[c], biases[j].values[c]);
+            if (i >= norm.width) continue;
+            store_two(y + i, v[0], v[1]);
+            store_two(y + i + 2, v[2], v[3]);
+        }
+    }
 }
