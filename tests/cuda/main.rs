@@ -263,6 +263,37 @@ fn passes_under_way_together_change_no_bit() {
     }
 }
 
+/// Values that f16 doesn't hold: an infinity would be NaN where it meets the
+/// weight of 0 that a row has for the tokens after it.
+#[test]
+fn what_is_too_large_for_f16_is_its_largest_number() {
+    const BIAS: &str = "transformer.h.0.attn.c_attn.bias";
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name| fixture::root().join("base-prefixed").join(name);
+    let config = std::fs::read(path("config.json")).unwrap();
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let mut bytes = std::fs::read(path("model.safetensors")).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+    let offset = |i: usize| header[BIAS]["data_offsets"][i].as_u64().unwrap() as usize;
+    // Queries, keys, values.
+    let values = offset(0) + (offset(1) - offset(0)) / 3 * 2..offset(1);
+    for bias in bytes[data..][values].chunks_exact_mut(4) {
+        bias.copy_from_slice(&1e6f32.to_le_bytes());
+    }
+    std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+
+    let host = fixture::load(dir.path()).unwrap();
+    let ids: Vec<u32> = (1..24).collect();
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        let model = on_gpu(&host, dtype);
+        let expected = whole(&model, &ids);
+        assert!(expected.iter().flatten().all(|logit| logit.is_finite()));
+        let found = logits(&model, &ids, 1, &mut NoRecorder);
+        assert!(found == expected, "{}", dtype.as_str());
+    }
+}
+
 /// The comparison can fail: another context, other bits.
 #[test]
 fn other_tokens_give_other_bits() {
