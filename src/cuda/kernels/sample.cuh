@@ -49,19 +49,37 @@ __device__ inline u64 block_max(u64 v) {
     return v;
 }
 
-// The sums of all threads' values, the same for each.
-template <int count> __device__ inline void block_totals(u64 (&values)[count]) {
-    __shared__ u64 parts[SAMPLE_WARPS][count], totals[count];
+// The sums of the lanes' values: each lane gets one of them, and its number.
+// Halves are exchanged instead of all values summed by all lanes.
+template <int count> __device__ inline u64 warp_totals(u64 (&values)[count], int &number) {
+    int lane = threadIdx.x % WARP, mask = WARP / 2;
+    number = 0;
 #pragma unroll
-    for (int i = 0; i < count; i++) {
-        u64 of_warp = warp_sum(values[i]);
-        if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP][i] = of_warp;
+    for (int n = count / 2; n > 0; n /= 2, mask /= 2) {
+        bool upper = lane & mask;
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            u64 given = upper ? values[i] : values[n + i];
+            u64 kept = upper ? values[n + i] : values[i];
+            values[i] = kept + __shfl_xor_sync(ALL_LANES, given, mask);
+        }
+        if (upper) number += n;
     }
+    for (; mask > 0; mask /= 2) values[0] += __shfl_xor_sync(ALL_LANES, values[0], mask);
+    return values[0];
+}
+
+// The sums of all threads' values, the same for each; `count` is a power of two.
+template <int count> __device__ inline void block_totals(u64 (&values)[count]) {
+    static_assert(SAMPLE_WARPS == WARP, "a lane for each warp's part");
+    __shared__ u64 parts[count][SAMPLE_WARPS + 1], totals[count];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, number;
+    u64 of_warp = warp_totals(values, number);
+    parts[number][warp] = of_warp;
     __syncthreads();
-    if (threadIdx.x < count) {
-        u64 total = 0;
-        for (int warp = 0; warp < SAMPLE_WARPS; warp++) total += parts[warp][threadIdx.x];
-        totals[threadIdx.x] = total;
+    if (warp < count) {
+        u64 total = warp_sum(parts[warp][lane]);
+        if (lane == 0) totals[warp] = total;
     }
     __syncthreads();
 #pragma unroll
@@ -245,21 +263,31 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
     u64 left = min((u64)(u * (double)total), total - 1);
     if (left >= before && left - before < sum) {
         left -= before;
-        for (int first = start;; first += WARP) {
-            u64 mine = row.kept(first + lane), of_warp = warp_sum(mine);
-            if (left >= of_warp) {
-                left -= of_warp;
-                continue;
-            }
-            for (int other = 0; other < WARP; other++) {
-                u64 theirs = __shfl_sync(ALL_LANES, mine, other);
-                if (left < theirs) {
-                    if (lane == 0) drawn = first + other;
-                    break;
+        // Several loads at a time.
+        const int most = 8;
+        bool found = false;
+        for (int first = start; !found; first += most * WARP) {
+            u64 mine[most];
+#pragma unroll
+            for (int j = 0; j < most; j++) mine[j] = row.kept(first + j * WARP + lane);
+#pragma unroll
+            for (int j = 0; j < most; j++) {
+                u64 of_warp = warp_sum(mine[j]);
+                if (found) continue;
+                if (left >= of_warp) {
+                    left -= of_warp;
+                    continue;
                 }
-                left -= theirs;
+                found = true;
+                for (int other = 0; other < WARP; other++) {
+                    u64 theirs = __shfl_sync(ALL_LANES, mine[j], other);
+                    if (left < theirs) {
+                        if (lane == 0) drawn = first + j * WARP + other;
+                        break;
+                    }
+                    left -= theirs;
+                }
             }
-            break;
         }
     }
     __syncthreads();
