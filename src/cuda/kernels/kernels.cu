@@ -51,7 +51,9 @@ __device__ void embed(float *x, const T *wte, const float *wpe, const Rows &rows
         linear_few<T, true>(linear);                                                               \
     }                                                                                              \
     KERNEL __launch_bounds__(512) linear_some_##name(Linear linear) { linear_some<T>(linear); }    \
-    KERNEL __launch_bounds__(256) linear_many_##name(Linear linear) { linear_many<T>(linear); }    \
+    KERNEL __launch_bounds__(MANY_THREADS) linear_many_##name(Linear linear) {                     \
+        linear_many<T>(linear);                                                                    \
+    }                                                                                              \
     KERNEL __launch_bounds__(384)                                                                  \
         attention_few_##name(T *out, T *cache, const T *qkv, Rows rows, const uint32_t *list,      \
                              Heads heads, int stride, int padded, int writes) {                    \

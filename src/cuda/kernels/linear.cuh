@@ -319,6 +319,7 @@ template <class T> __device__ void linear_some(const Linear &linear) {
 #define TILE 128
 // Steps of inputs in shared memory: one is computed with, the others come.
 #define STAGES 3
+#define MANY_THREADS 256
 template <class T> __device__ void linear_many(const Linear &linear) {
     alignas(16) __shared__ T xs[STAGES][TILE][STEP], ws[STAGES][TILE][STEP];
     const T *x = static_cast<const T *>(linear.x);
@@ -329,17 +330,25 @@ template <class T> __device__ void linear_many(const Linear &linear) {
     int warp_row = warp / 4 * 64, warp_n = warp % 4 * 32;
     int steps = linear.k / STEP;
 
-    auto load = [&](int step) {
+    // A thread brings the same eight inputs of the same lines in each step.
+    const int lines = TILE * STEP / 8 / MANY_THREADS;
+    int line = threadIdx.x / (STEP / 8), part = threadIdx.x % (STEP / 8) * 8;
+    const T *from_x[lines], *from_w[lines];
+    bool in_x[lines], in_w[lines];
+#pragma unroll
+    for (int i = 0; i < lines; i++) {
+        int row = first_row + line + i * TILE / lines, n = first_n + line + i * TILE / lines;
+        in_x[i] = row < linear.rows, in_w[i] = n < linear.n;
+        from_x[i] = x + (size_t)(in_x[i] ? row : 0) * linear.k + part;
+        from_w[i] = w + (size_t)(in_w[i] ? n : 0) * linear.k + part;
+    }
+    auto load = [&](int step, int stage) {
         if (step < steps) {
-            int stage = step % STAGES;
-            for (int i = threadIdx.x; i < TILE * 4; i += blockDim.x) {
-                int line = i / 4, k = i % 4 * 8;
-                int row = first_row + line, n = first_n + line;
-                bool in_x = row < linear.rows, in_w = n < linear.n;
-                copy_async(&xs[stage][line][k],
-                           x + (size_t)(in_x ? row : 0) * linear.k + step * STEP + k, in_x);
-                copy_async(&ws[stage][line][k],
-                           w + (size_t)(in_w ? n : 0) * linear.k + step * STEP + k, in_w);
+#pragma unroll
+            for (int i = 0; i < lines; i++) {
+                int to = line + i * TILE / lines;
+                copy_async(&xs[stage][to][part], from_x[i] + step * STEP, in_x[i]);
+                copy_async(&ws[stage][to][part], from_w[i] + step * STEP, in_w[i]);
             }
         }
         copies_end_group();
@@ -347,13 +356,13 @@ template <class T> __device__ void linear_many(const Linear &linear) {
 
     after_previous();
     float totals[4][4][4] = {}, sums[4][4][4] = {};
-    for (int step = 0; step < STAGES - 1; step++) load(step);
+    for (int step = 0; step < STAGES - 1; step++) load(step, step);
+    int stage = 0, next = STAGES - 1;
     for (int step = 0; step < steps; step++) {
         copies_wait<STAGES - 2>();
         // All have what this step needs, and none needs what the last one had.
         __syncthreads();
-        load(step + STAGES - 1);
-        int stage = step % STAGES;
+        load(step + STAGES - 1, next);
         Eight columns[4];
 #pragma unroll
         for (int j = 0; j < 4; j++)
@@ -365,6 +374,8 @@ template <class T> __device__ void linear_many(const Linear &linear) {
 #pragma unroll
             for (int j = 0; j < 4; j++) multiply_step<T>(sums[i][j], upper, lower, columns[j]);
         }
+        next = stage;
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
         if ((step + 1) % (CHUNK / STEP) == 0 || step + 1 == steps) {
 #pragma unroll
             for (int i = 0; i < 4; i++)
