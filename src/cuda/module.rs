@@ -10,8 +10,13 @@ use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, result, sys};
 
 use super::{CudaError, During, Result};
 
+/// Bytes where the driver may read words.
+#[repr(align(64))]
+struct Aligned<T: ?Sized>(T);
+
 /// `kernels.cu`, compiled for several architectures.
-const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+static KERNELS: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
 
 /// From this compute capability on, a kernel may be launched while the one
 /// before it runs.
@@ -43,7 +48,7 @@ impl Module {
         let what = "loading the kernels (a device of at least 8.0 is needed)";
         context.bind_to_thread().during(what)?;
         // SAFETY: the image is a whole one, as nvcc made it.
-        let module = unsafe { result::module::load_data(KERNELS.as_ptr().cast()) };
+        let module = unsafe { result::module::load_data(KERNELS.0.as_ptr().cast()) };
         let can_overlap = context.compute_capability().during(what)? >= OVERLAPS_FROM;
         Ok(Self {
             module: module.during(what)?,
