@@ -57,18 +57,18 @@ pub(super) struct HeadsArgument {
 pub(super) const TILE_ROWS: usize = 16;
 
 /// How a batch's rows are shared out for attention.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Spread {
-    /// Numbers of the rows that are computed one by one, and how many; if each
-    /// row of the batch is, 0.
-    pub alone: u64,
-    pub alone_count: usize,
-    /// First rows of tiles of [`TILE_ROWS`] rows of a sequence, or of what is
-    /// left of it, and how many.
-    pub tiles: u64,
-    pub tile_count: usize,
-    /// No sequence has two rows.
-    pub one_each: bool,
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Spread {
+    /// No sequence has two rows: each is computed alone.
+    OneEach,
+    /// Lists on the device, and their lengths.
+    Lists {
+        /// Rows that are computed alone.
+        alone: (u64, usize),
+        /// First rows of tiles of [`TILE_ROWS`] rows of a sequence, or of what
+        /// is left of it.
+        tiles: (u64, usize),
+    },
 }
 
 // SAFETY: the same fields in the same order as in C; any bits are a value.

@@ -17,10 +17,9 @@ const CHUNK: usize = 256;
 const MOST_WARPS: usize = 16;
 
 /// Rows up to which each block of the kernel for few computes a LayerNorm for
-/// itself, if each and all of them have so many numbers at most.
-const NORMED: usize = 4;
+/// itself, and the numbers of a row.
+const NORMED_ROWS: usize = 4;
 const MOST_WIDTH: usize = 2048;
-const MOST_NORMED: usize = 8192;
 
 /// Blocks that do, for each multiprocessor.
 const MOST_NORMS: usize = 8;
@@ -144,13 +143,10 @@ impl Kernels {
     pub(super) fn norms(&self, rows: usize, (k, n): (usize, usize)) -> bool {
         // Each block computes it: with more of them they would do so in turn.
         let blocks = n.div_ceil(8);
-        // A row takes so much at most, with what keeps it off its neighbours.
-        let numbers = rows * (k + 32);
         matches!(self.linear, LinearKernels::Tensor { .. })
-            && rows <= NORMED
+            && rows <= NORMED_ROWS
             && k <= MOST_WIDTH
             && blocks <= MOST_NORMS * self.multiprocessors
-            && numbers <= MOST_NORMED
     }
 
     /// A linear layer.
@@ -216,7 +212,13 @@ impl Kernels {
     ) -> Result<()> {
         let stream = &self.device.stream;
         let (count, head_count) = (rows as i32, heads.count as usize);
-        if !spread.one_each {
+        // Rows that are computed alone, 0 for all of them; tiles; and whether a
+        // row's block writes its key and value, which no other block reads.
+        let (alone, tiles, writes) = match spread {
+            Spread::OneEach => ((0, rows), (0, 0), 1),
+            Spread::Lists { alone, tiles } => (alone, tiles, 0),
+        };
+        if writes == 0 {
             let mut launch = self.write_cache.begin();
             launch.arg(&cache).arg(&qkv).arg(&argument).arg(&count);
             launch.arg(&heads).arg(&stride);
@@ -225,45 +227,39 @@ impl Kernels {
             // cache, enough of them for the positions.
             unsafe { launch.launch(stream, grid, Order::Overlapping) }.during("write_cache")?;
         }
-        // Else a row's block writes what no other reads.
-        let writes = i32::from(spread.one_each);
-        match &self.attention {
+        let (few, many) = match &self.attention {
+            AttentionKernels::Tensor { few, many } => (few, many),
             AttentionKernels::Plain(plain) => {
                 let mut launch = plain.begin();
                 launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
                 launch.arg(&heads).arg(&stride).arg(&padded).arg(&writes);
                 let grid = Grid(rows, head_count, 128);
                 // SAFETY: as above.
-                unsafe { launch.launch(stream, grid, Order::Overlapping) }.during("attention")?;
+                return unsafe { launch.launch(stream, grid, Order::Overlapping) }
+                    .during("attention");
             }
-            AttentionKernels::Tensor { few, many } => {
-                if spread.alone_count > 0 {
-                    let blocks = spread.alone_count * head_count;
-                    // As many as the device runs, whatever the rows.
-                    let warps = (16 * self.multiprocessors / blocks)
-                        .clamp(*ATTENTION_WARPS.start(), *ATTENTION_WARPS.end());
-                    let mut launch = few.begin();
-                    launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
-                    launch.arg(&spread.alone).arg(&heads);
-                    launch.arg(&stride).arg(&padded).arg(&writes);
-                    let grid = Grid(spread.alone_count, head_count, 32 * warps);
-                    // SAFETY: as above; the list names rows.
-                    unsafe { launch.launch(stream, grid, Order::Overlapping) }
-                        .during("attention")?;
-                }
-                if spread.tile_count > 0 {
-                    let tiles = spread.tile_count as i32;
-                    let mut launch = many.begin();
-                    launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
-                    launch.arg(&count).arg(&spread.tiles).arg(&tiles);
-                    launch.arg(&heads).arg(&stride).arg(&padded);
-                    let blocks = spread.tile_count.div_ceil(TILE_WARPS);
-                    let grid = Grid(blocks, head_count, 32 * TILE_WARPS);
-                    // SAFETY: as above.
-                    unsafe { launch.launch(stream, grid, Order::Overlapping) }
-                        .during("attention")?;
-                }
-            }
+        };
+        if alone.1 > 0 {
+            // As many as the device runs, whatever the rows.
+            let warps = (16 * self.multiprocessors / (alone.1 * head_count))
+                .clamp(*ATTENTION_WARPS.start(), *ATTENTION_WARPS.end());
+            let mut launch = few.begin();
+            launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
+            launch.arg(&alone.0).arg(&heads);
+            launch.arg(&stride).arg(&padded).arg(&writes);
+            let grid = Grid(alone.1, head_count, 32 * warps);
+            // SAFETY: as above; the list names rows.
+            unsafe { launch.launch(stream, grid, Order::Overlapping) }.during("attention")?;
+        }
+        if tiles.1 > 0 {
+            let tile_count = tiles.1 as i32;
+            let mut launch = many.begin();
+            launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
+            launch.arg(&count).arg(&tiles.0).arg(&tile_count);
+            launch.arg(&heads).arg(&stride).arg(&padded);
+            let grid = Grid(tiles.1.div_ceil(TILE_WARPS), head_count, 32 * TILE_WARPS);
+            // SAFETY: as above.
+            unsafe { launch.launch(stream, grid, Order::Overlapping) }.during("attention")?;
         }
         Ok(())
     }

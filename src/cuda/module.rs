@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::{CString, c_void};
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, result, sys};
@@ -119,7 +118,6 @@ pub(super) struct Grid(pub usize, pub usize, pub usize);
 pub(super) struct Launch<'a> {
     kernel: &'a Kernel,
     arguments: Vec<*mut c_void>,
-    lives: PhantomData<&'a ()>,
 }
 
 impl Kernel {
@@ -127,7 +125,6 @@ impl Kernel {
         Launch {
             kernel: self,
             arguments: Vec::new(),
-            lives: PhantomData,
         }
     }
 }

@@ -124,7 +124,6 @@ impl Network {
             rows: count,
             wanted: wanted.rows.len(),
             stride,
-            spread: true,
         };
         let places = scratch.write(self, Inputs { rows, wanted }, layout)?;
         let pass = Pass {

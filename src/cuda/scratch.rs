@@ -74,8 +74,6 @@ pub(super) struct Layout {
     pub(super) wanted: usize,
     /// Entries of each block table.
     pub(super) stride: usize,
-    /// Whether sequences may have more rows than one.
-    pub(super) spread: bool,
 }
 
 /// Where the inputs are on the device.
@@ -172,11 +170,11 @@ impl Scratch {
             all.extend_from_slice(table);
             all.resize(all.len() + stride - table.len(), 0);
         }
-        let (alone, tiles) = match layout.spread {
-            true => spread(rows.sequences),
-            false => Default::default(),
+        let (lists, one_each) = (all.len(), rows.one_each());
+        let (alone, tiles) = match one_each {
+            true => Default::default(),
+            false => spread(rows.sequences),
         };
-        let lists = all.len();
         all.extend(&alone);
         all.extend(&tiles);
         let Self {
@@ -194,16 +192,12 @@ impl Scratch {
             tables: at(first + 3 * layout.rows + layout.wanted),
             stride: stride as i32,
         };
-        let spread = Spread {
-            alone: if layout.spread { at(lists) } else { 0 },
-            alone_count: if layout.spread {
-                alone.len()
-            } else {
-                layout.rows
+        let spread = match one_each {
+            true => Spread::OneEach,
+            false => Spread::Lists {
+                alone: (at(lists), alone.len()),
+                tiles: (at(lists + alone.len()), tiles.len()),
             },
-            tiles: at(lists + alone.len()),
-            tile_count: tiles.len(),
-            one_each: rows.one_each(),
         };
         Ok(Places {
             argument,

@@ -70,7 +70,6 @@ impl Network {
             rows,
             wanted: rows,
             stride: self.shape.n_positions.div_ceil(BLOCK),
-            spread: false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What both kinds of GPT-2 can do.
 
-use super::{Batch, CacheFormat, Config, Gpt2, Inspection, KvCache, Logits, ModelError};
+use super::{Batch, CacheFormat, Config, Gpt2, Inspection, Inspector, KvCache, Logits, ModelError};
 
 /// A GPT-2, wherever it computes; see [`Gpt2`] for each of these.
 pub trait Transformer {
@@ -24,6 +24,17 @@ pub trait Transformer {
     /// # Errors
     /// As [`Gpt2::forward`].
     fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError>;
+
+    /// The same, showing its activations to `inspector`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_inspected(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        inspector: &mut Inspector<'_>,
+    ) -> Result<Logits, ModelError>;
 
     /// What the model would say at a position if it ended earlier.
     ///
@@ -53,6 +64,15 @@ macro_rules! transformer {
 
             fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
                 self.forward(batch, cache)
+            }
+
+            fn forward_inspected(
+                &self,
+                batch: &Batch,
+                cache: &mut KvCache,
+                inspector: &mut Inspector<'_>,
+            ) -> Result<Logits, ModelError> {
+                self.forward_recorded(batch, cache, inspector)
             }
 
             fn logit_lens(

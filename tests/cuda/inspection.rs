@@ -51,12 +51,8 @@ fn a_look_inside_shows_what_the_cpu_shows() {
         let ids = fixture.ids("/input_ids");
         let host = &fixture.model;
         let gpu = on_gpu(host, Dtype::F32);
-        let on_host = fixture::inspect(host, &ids, ids.len(), |batch, cache, inspector| {
-            host.forward_recorded(batch, cache, inspector)
-        });
-        let on_gpu = fixture::inspect(&gpu, &ids, 7, |batch, cache, inspector| {
-            gpu.forward_recorded(batch, cache, inspector)
-        });
+        let on_host = fixture::inspect(host, &ids, ids.len());
+        let on_gpu = fixture::inspect(&gpu, &ids, 7);
         let off = differences((host, &on_host), (&gpu, &on_gpu));
         assert!(off.iter().all(|&off| off < 1e-4), "{name}: {off:?}");
         worst = std::array::from_fn(|i| worst[i].max(off[i]));
@@ -71,16 +67,10 @@ fn a_look_inside_shows_what_the_cpu_shows() {
 fn in_half_precision_attention_is_near_and_chunks_change_no_bit() {
     let host = odd();
     let ids = some_ids(0..70);
-    let exact = fixture::inspect(&host, &ids, ids.len(), |batch, cache, inspector| {
-        host.forward_recorded(batch, cache, inspector)
-    });
+    let exact = fixture::inspect(&host, &ids, ids.len());
     for dtype in [Dtype::Bf16, Dtype::F16] {
         let gpu = on_gpu(&host, dtype);
-        let look = |chunk| {
-            fixture::inspect(&gpu, &ids, chunk, |batch, cache, inspector| {
-                gpu.forward_recorded(batch, cache, inspector)
-            })
-        };
+        let look = |chunk| fixture::inspect(&gpu, &ids, chunk);
         let (whole, pieces) = (look(ids.len()), look(3));
         assert!(whole.attention() == pieces.attention());
         assert!(whole.streams() == pieces.streams());

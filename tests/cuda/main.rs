@@ -273,8 +273,7 @@ fn what_is_too_large_for_f16_is_its_largest_number() {
     let config = std::fs::read(path("config.json")).unwrap();
     std::fs::write(dir.path().join("config.json"), config).unwrap();
     let mut bytes = std::fs::read(path("model.safetensors")).unwrap();
-    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+    let (header, data) = fixture::header(&bytes);
     let offset = |i: usize| header[BIAS]["data_offsets"][i].as_u64().unwrap() as usize;
     // Queries, keys, values.
     let values = offset(0) + (offset(1) - offset(0)) / 3 * 2..offset(1);

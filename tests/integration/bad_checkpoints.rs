@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gpt2_engine::model::{Dtype, Gpt2, LoadOptions, ModelFiles};
 use serde_json::{Value, json};
 
-use crate::fixture;
+use crate::fixture::{self, header};
 
 /// Copies a fixture, breaks it, and checks what the error says.
 fn refused(from: &str, break_it: impl FnOnce(&Path), says: &[&str]) {
@@ -33,12 +33,6 @@ fn edit_config(key: &'static str, value: Value) -> impl FnOnce(&Path) {
         config[key] = value;
         fs::write(path, config.to_string()).unwrap();
     }
-}
-
-/// The header of a safetensors file, and where its data starts.
-fn header(bytes: &[u8]) -> (Value, usize) {
-    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    (serde_json::from_slice(&bytes[8..data]).unwrap(), data)
 }
 
 /// Rewrites the header of model.safetensors, the data left as it is.

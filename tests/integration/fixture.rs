@@ -95,13 +95,14 @@ pub fn in_chunks(
     }
 }
 
-/// A look at all that `forward` computes of a text, in chunks.
-pub fn inspect(
-    model: &dyn Transformer,
-    ids: &[u32],
-    chunk: usize,
-    forward: impl Fn(&Batch, &mut KvCache, &mut Inspector<'_>) -> Result<Logits, ModelError>,
-) -> Inspection {
+/// The header of a safetensors file, and where its data starts.
+pub fn header(bytes: &[u8]) -> (Value, usize) {
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (serde_json::from_slice(&bytes[8..data]).unwrap(), data)
+}
+
+/// A look at all that a model computes of a text, `chunk` tokens at a time.
+pub fn inspect(model: &dyn Transformer, ids: &[u32], chunk: usize) -> Inspection {
     let config = model.config();
     let view = View {
         layers: (0..config.n_layer).collect(),
@@ -113,7 +114,8 @@ pub fn inspect(
     in_chunks(model, ids, chunk, |rows, batch, cache| {
         let mut inspector = Inspector::default();
         inspector.look(0..rows, &mut inspection);
-        forward(batch, cache, &mut inspector).unwrap();
+        let logits = model.forward_inspected(batch, cache, &mut inspector);
+        logits.unwrap();
     });
     assert_eq!(inspection.seen(), ids.len());
     inspection

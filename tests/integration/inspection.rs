@@ -1,20 +1,11 @@
 //! What a look inside shows, against transformers.
 
 use gpt2_engine::engine::{Engine, InspectRequest, Request, SamplingOptions, SamplingParams};
-use gpt2_engine::model::Inspection;
 
-use crate::fixture::{self, Fixture, largest_difference};
+use crate::fixture::{self, Fixture, inspect, largest_difference};
 use crate::generation::{answer, collect};
 
 const BOUND: f64 = 1e-4;
-
-/// A look at everything, the text computed in chunks of `chunk` tokens.
-fn inspect(fixture: &Fixture, ids: &[u32], chunk: usize) -> Inspection {
-    let model = &fixture.model;
-    fixture::inspect(model, ids, chunk, |batch, cache, inspector| {
-        model.forward_recorded(batch, cache, inspector)
-    })
-}
 
 /// Euclidean norms of the rows of `a - b`.
 fn norms(a: &[f32], b: &[f32], n_embd: usize) -> Vec<f32> {
@@ -35,7 +26,7 @@ fn attention_and_streams_equal_transformers() {
         let fixture = Fixture::load(&name);
         let ids = fixture.ids("/input_ids");
         let n_embd = fixture.model.config().n_embd;
-        let inspection = inspect(&fixture, &ids, 7);
+        let inspection = inspect(&fixture.model, &ids, 7);
         for (layer, heads) in inspection.attention().iter().enumerate() {
             let expected = fixture.tensor(&format!("attention.{layer}"));
             // transformers pads with the zeros of the causal mask.
@@ -80,8 +71,8 @@ fn attention_and_streams_equal_transformers() {
 fn chunks_change_nothing() {
     let fixture = Fixture::load("bpe-json");
     let ids = fixture.ids("/input_ids");
-    let whole = inspect(&fixture, &ids, ids.len());
-    let mut pieces = inspect(&fixture, &ids, 1);
+    let whole = inspect(&fixture.model, &ids, ids.len());
+    let mut pieces = inspect(&fixture.model, &ids, 1);
     assert_eq!(whole.attention(), pieces.attention());
     assert_eq!(whole.streams(), pieces.streams());
     assert_eq!(whole.norms(), pieces.norms());

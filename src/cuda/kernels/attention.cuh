@@ -404,8 +404,7 @@ __device__ inline void attention_plain(float *out, float *cache, const float *qk
         bool seen = first + lane <= position;
         float score = 0.0f;
         for (int d = 0; seen && d < heads.padded; d += 4) {
-            const float *at = keys + (size_t)lane * heads.padded + d;
-            Four key = *reinterpret_cast<const Four *>(at);
+            Four key = four(keys + (size_t)lane * heads.padded + d, true);
             for (int c = 0; c < 4; c++) score = fmaf(query[d + c], key.values[c], score);
         }
         float higher = fmaxf(top, warp_max(seen ? score : -INFINITY));
@@ -420,8 +419,7 @@ __device__ inline void attention_plain(float *out, float *cache, const float *qk
             for (int c = 0; c < 4; c++) of_slots[c] = __shfl_sync(ALL_LANES, p, slot + c);
             for (int i = 0; i < HEAD_PARTS; i++) {
                 if (i * WARP >= heads.padded) break;
-                const float *at = values + (size_t)(i * WARP + lane) * BLOCK + slot;
-                Four value = *reinterpret_cast<const Four *>(at);
+                Four value = four(values + (size_t)(i * WARP + lane) * BLOCK + slot, true);
                 for (int c = 0; c < 4; c++)
                     if (slot + c < count) sums[i] = fmaf(of_slots[c], value.values[c], sums[i]);
             }

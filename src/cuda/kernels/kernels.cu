@@ -44,22 +44,24 @@ __device__ void embed(float *x, const T *wte, const float *wpe, const Rows &rows
 
 // As many threads as launch.rs has of each.
 #define FOR_TENSOR_CORES(name, T)                                                                  \
-    KERNEL __launch_bounds__(512, 1) linear_few_##name(Linear linear) {                            \
+    KERNEL __launch_bounds__(MOST_WARPS * WARP, 1) linear_few_##name(Linear linear) {              \
         linear_few<T, false>(linear);                                                              \
     }                                                                                              \
-    KERNEL __launch_bounds__(512, 1) linear_normed_##name(Linear linear) {                         \
+    KERNEL __launch_bounds__(MOST_WARPS * WARP, 1) linear_normed_##name(Linear linear) {           \
         linear_few<T, true>(linear);                                                               \
     }                                                                                              \
-    KERNEL __launch_bounds__(512) linear_some_##name(Linear linear) { linear_some<T>(linear); }    \
+    KERNEL __launch_bounds__(MOST_WARPS * WARP) linear_some_##name(Linear linear) {                \
+        linear_some<T>(linear);                                                                    \
+    }                                                                                              \
     KERNEL __launch_bounds__(MANY_THREADS) linear_many_##name(Linear linear) {                     \
         linear_many<T>(linear);                                                                    \
     }                                                                                              \
-    KERNEL __launch_bounds__(384)                                                                  \
+    KERNEL __launch_bounds__(SEGMENTS * WARP)                                                      \
         attention_few_##name(T *out, T *cache, const T *qkv, Rows rows, const uint32_t *list,      \
                              Heads heads, int stride, int padded, int writes) {                    \
         attention_few<T>(out, cache, qkv, rows, list, heads, stride, padded, writes);              \
     }                                                                                              \
-    KERNEL __launch_bounds__(128, 2)                                                               \
+    KERNEL __launch_bounds__(TILE_WARPS * WARP, 2)                                                 \
         attention_many_##name(T *out, const T *cache, const T *qkv, Rows rows, int count,          \
                               const uint32_t *tiles, int tile_count, Heads heads, int stride,      \
                               int padded) {                                                        \
@@ -71,10 +73,13 @@ FOR_FORMAT(bf16, bf16)
 FOR_FORMAT(f16, f16)
 FOR_TENSOR_CORES(bf16, bf16)
 FOR_TENSOR_CORES(f16, f16)
-KERNEL __launch_bounds__(1024) linear_few_f32(Linear linear) { linear_plain_few(linear); }
+KERNEL __launch_bounds__(8 * PLAIN_PARTS) linear_few_f32(Linear linear) {
+    linear_plain_few(linear);
+}
 KERNEL __launch_bounds__(256) linear_many_f32(Linear linear) { linear_plain_many(linear); }
-KERNEL __launch_bounds__(128) attention_f32(float *out, float *cache, const float *qkv, Rows rows,
-                                            Heads heads, int stride, int padded, int writes) {
+KERNEL __launch_bounds__(PLAIN_WARPS * WARP)
+    attention_f32(float *out, float *cache, const float *qkv, Rows rows, Heads heads, int stride,
+                  int padded, int writes) {
     attention_plain(out, cache, qkv, rows, heads, stride, padded, writes);
 }
 KERNEL __launch_bounds__(SAMPLE_THREADS)

@@ -140,13 +140,12 @@ __device__ inline void prefetch_weights(const Linear &linear, int first_n, int c
 // block, each of its warps on a chunk of the inputs. With `NORMED`, x is the
 // LayerNorm of rows of floats, computed by every block for itself.
 #define MOST_WARPS 16
-// Inputs of a row that is normed, and numbers that all of the rows have at most,
-// each rounded up.
+// Rows that are normed, and the numbers of each, at most.
+#define NORMED_ROWS 4
 #define MOST_WIDTH 2048
-#define MOST_NORMED 8192
 template <class T, bool NORMED> __device__ void linear_few(const Linear &linear) {
     __shared__ Two parts[MOST_WARPS][HALVES][WARP];
-    alignas(16) __shared__ T normed_rows[NORMED ? MOST_NORMED : 8];
+    alignas(16) __shared__ T normed_rows[NORMED ? NORMED_ROWS * (MOST_WIDTH + STEP) : 8];
     alignas(16) __shared__ float scales[NORMED ? MOST_WIDTH : 4], shifts[NORMED ? MOST_WIDTH : 4];
     const T *x = static_cast<const T *>(linear.x);
     const T *w = static_cast<const T *>(linear.w);
@@ -418,11 +417,8 @@ __device__ void linear_plain_many(const Linear &linear) {
         for (int i = threadIdx.x; i < PLAIN_TILE * STEP / 4; i += blockDim.x) {
             int line = i / (STEP / 4), part = i % (STEP / 4) * 4;
             int row = first_row + line, n = first_n + line;
-            Four of_x = {}, of_w = {};
-            if (row < linear.rows)
-                of_x = *reinterpret_cast<const Four *>(x + (size_t)row * linear.k + k + part);
-            if (n < linear.n)
-                of_w = *reinterpret_cast<const Four *>(w + (size_t)n * linear.k + k + part);
+            Four of_x = four(x + (size_t)row * linear.k + k + part, row < linear.rows);
+            Four of_w = four(w + (size_t)n * linear.k + k + part, n < linear.n);
             for (int c = 0; c < 4; c++)
                 xs[part + c][line] = of_x.values[c], ws[part + c][line] = of_w.values[c];
         }
@@ -430,8 +426,7 @@ __device__ void linear_plain_many(const Linear &linear) {
         float sums[PLAIN_EACH][PLAIN_EACH] = {};
 #pragma unroll 8
         for (int i = 0; i < STEP; i++) {
-            Four of_x = *reinterpret_cast<const Four *>(&xs[i][of_row]);
-            Four of_w = *reinterpret_cast<const Four *>(&ws[i][of_n]);
+            Four of_x = four(&xs[i][of_row], true), of_w = four(&ws[i][of_n], true);
 #pragma unroll
             for (int r = 0; r < PLAIN_EACH; r++)
 #pragma unroll
@@ -476,11 +471,11 @@ __device__ void linear_plain_few(const Linear &linear) {
             const float *weights = w + (size_t)n * linear.k + step * STEP;
             const float *inputs = x + (size_t)first_row * linear.k + step * STEP;
             for (int i = 0; i < STEP; i += 4) {
-                Four of_w = *reinterpret_cast<const Four *>(weights + i);
+                Four of_w = four(weights + i, true);
 #pragma unroll
                 for (int r = 0; r < PLAIN_ROWS; r++) {
                     if (r >= rows) break;
-                    Four of_x = *reinterpret_cast<const Four *>(inputs + (size_t)r * linear.k + i);
+                    Four of_x = four(inputs + (size_t)r * linear.k + i, true);
                     for (int c = 0; c < 4; c++)
                         sums[r] = fmaf(of_x.values[c], of_w.values[c], sums[r]);
                 }

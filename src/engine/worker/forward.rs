@@ -2,7 +2,7 @@
 
 use crate::engine::EngineError;
 use crate::engine::inspect::Inspecting;
-use crate::model::{Batch, Gpt2, Inspector, KvCache, Logits, ModelError};
+use crate::model::{Batch, Gpt2, Inspector, KvCache, Logits, ModelError, Transformer};
 #[cfg(feature = "cuda")]
 use crate::model::{CudaGpt2, CudaPass};
 
@@ -19,7 +19,7 @@ pub enum Tell {
 }
 
 /// [`Gpt2`] or, on a GPU, `CudaGpt2`; tests have others.
-pub trait Forward {
+pub trait Forward: Look {
     /// When readers are told.
     const TELL: Tell;
 
@@ -36,8 +36,11 @@ pub trait Forward {
         batch: &Batch,
         cache: &mut KvCache,
     ) -> Result<Logits, ModelError>;
+}
 
-    /// A whole pass that is looked at; see [`Gpt2::forward_recorded`].
+/// Passes that are looked at: computed in one piece.
+pub trait Look {
+    /// The logits of a pass; see [`Gpt2::forward_recorded`].
     fn look(
         &self,
         batch: &Batch,
@@ -47,6 +50,21 @@ pub trait Forward {
 
     /// See [`Inspecting::answer_if_done`].
     fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError>;
+}
+
+impl<M: Transformer> Look for M {
+    fn look(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        inspector: &mut Inspector<'_>,
+    ) -> Result<Logits, ModelError> {
+        self.forward_inspected(batch, cache, inspector)
+    }
+
+    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
+        inspecting.answer_if_done(self)
+    }
 }
 
 impl Forward for Gpt2 {
@@ -59,19 +77,6 @@ impl Forward for Gpt2 {
 
     fn finish(&self, (): (), batch: &Batch, cache: &mut KvCache) -> Result<Logits, ModelError> {
         self.forward(batch, cache)
-    }
-
-    fn look(
-        &self,
-        batch: &Batch,
-        cache: &mut KvCache,
-        inspector: &mut Inspector<'_>,
-    ) -> Result<Logits, ModelError> {
-        self.forward_recorded(batch, cache, inspector)
-    }
-
-    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
-        inspecting.answer_if_done(self)
     }
 }
 
@@ -91,18 +96,5 @@ impl Forward for CudaGpt2 {
         _cache: &mut KvCache,
     ) -> Result<Logits, ModelError> {
         CudaGpt2::finish(self, pass)
-    }
-
-    fn look(
-        &self,
-        batch: &Batch,
-        cache: &mut KvCache,
-        inspector: &mut Inspector<'_>,
-    ) -> Result<Logits, ModelError> {
-        self.forward_recorded(batch, cache, inspector)
-    }
-
-    fn answer(&self, inspecting: &mut Inspecting) -> Result<(), EngineError> {
-        inspecting.answer_if_done(self)
     }
 }

@@ -3,6 +3,7 @@
 mod overlap;
 mod picks;
 
+use super::forward::Look;
 use super::*;
 use crate::engine::queue::Queue;
 use crate::engine::{Events, SamplingOptions};
@@ -19,10 +20,6 @@ impl<F: Fn(&Batch) -> Result<Logits, ModelError>> Forward for Fake<F> {
     const TELL: Tell = Tell::AtOnce;
     type Pass = ();
 
-    fn answer(&self, _: &mut Inspecting) -> Result<(), EngineError> {
-        Ok(())
-    }
-
     fn begin(&self, _: &Batch, _: &mut KvCache) -> Result<(), ModelError> {
         Ok(())
     }
@@ -30,7 +27,10 @@ impl<F: Fn(&Batch) -> Result<Logits, ModelError>> Forward for Fake<F> {
     fn finish(&self, (): (), batch: &Batch, _: &mut KvCache) -> Result<Logits, ModelError> {
         self.0(batch)
     }
+}
 
+/// Nobody looks.
+impl<F: Fn(&Batch) -> Result<Logits, ModelError>> Look for Fake<F> {
     fn look(
         &self,
         batch: &Batch,
@@ -38,6 +38,10 @@ impl<F: Fn(&Batch) -> Result<Logits, ModelError>> Forward for Fake<F> {
         _: &mut Inspector<'_>,
     ) -> Result<Logits, ModelError> {
         self.0(batch)
+    }
+
+    fn answer(&self, _: &mut Inspecting) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 

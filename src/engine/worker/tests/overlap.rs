@@ -38,7 +38,10 @@ where
         (self.0)(Finish, step)?;
         sevens(batch)
     }
+}
 
+/// Nobody looks.
+impl<const DEVICE: bool, W> Look for Watched<DEVICE, W> {
     fn look(
         &self,
         batch: &Batch,
