@@ -16,13 +16,14 @@ const CHUNK: usize = 256;
 /// Warps of a block that share the chunks of a sum.
 const MOST_WARPS: usize = 16;
 
+/// Warps of the kernel for few rows on a multiprocessor: enough weights are
+/// under way, and blocks of the next kernel have room to ask for theirs.
+const FEW_WARPS: usize = 16;
+
 /// Rows up to which each block of the kernel for few computes a LayerNorm for
 /// itself, and the numbers of a row.
 const NORMED_ROWS: usize = 4;
 const MOST_WIDTH: usize = 2048;
-
-/// Blocks that do, for each multiprocessor.
-const MOST_NORMS: usize = 8;
 
 /// Parts of a sum in f32, each of `STEP` inputs, and rows of a block for few.
 const PLAIN_PARTS: usize = 128;
@@ -139,14 +140,10 @@ impl Kernels {
     }
 
     /// Whether [`linear`](Self::linear) computes the LayerNorm before a layer
-    /// of so many inputs and outputs, too.
-    pub(super) fn norms(&self, rows: usize, (k, n): (usize, usize)) -> bool {
-        // Each block computes it: with more of them they would do so in turn.
-        let blocks = n.div_ceil(8);
-        matches!(self.linear, LinearKernels::Tensor { .. })
-            && rows <= NORMED_ROWS
-            && k <= MOST_WIDTH
-            && blocks <= MOST_NORMS * self.multiprocessors
+    /// of `k` inputs, too.
+    pub(super) fn norms(&self, rows: usize, k: usize) -> bool {
+        let is_tensor = matches!(self.linear, LinearKernels::Tensor { .. });
+        is_tensor && rows <= NORMED_ROWS && k <= MOST_WIDTH
     }
 
     /// A linear layer.
@@ -165,7 +162,13 @@ impl Kernels {
         };
         let threads = 32 * chunks.div_ceil(rounds);
         // Two warps end the sums.
-        let few_grid = Grid(n.div_ceil(8), rows.div_ceil(16), threads.max(64));
+        let few_threads = threads.max(64);
+        let most = (32 * FEW_WARPS / few_threads).max(1) * self.multiprocessors;
+        let few_grid = Grid(
+            few_blocks(n.div_ceil(8), most),
+            rows.div_ceil(16),
+            few_threads,
+        );
         // Blocks of the other kernels.
         let some_blocks = (n.div_ceil(32), rows.div_ceil(64));
         let many_blocks = (n.div_ceil(128), rows.div_ceil(128));
@@ -282,4 +285,10 @@ impl Kernels {
         unsafe { launch.launch(&self.device.stream, grid, Order::Overlapping) }
             .during("attention_weights")
     }
+}
+
+/// Blocks, of `most` at most, that share `outputs` as evenly as can be: each of
+/// them has as many turns.
+fn few_blocks(outputs: usize, most: usize) -> usize {
+    outputs.div_ceil(outputs.div_ceil(most))
 }

@@ -119,8 +119,9 @@ bool release(int first, int last, State waiting) {
     return count > 0;
 }
 
-// CUDA_EMULATED_ORDER=backward lets the last thread run first: a missing
-// barrier shows in one order or the other.
+// A warp runs until it waits for the others of its block, the first one first;
+// with CUDA_EMULATED_ORDER=backward, the last one: a missing barrier shows in
+// one order or the other.
 bool backward() {
     static const bool set = [] {
         const char *order = getenv("CUDA_EMULATED_ORDER");
@@ -131,17 +132,18 @@ bool backward() {
 
 void run_block(int count, bool overlaps) {
     for (int i = 0; i < count; i++) start(i);
-    for (bool progress = true; progress;) {
-        progress = false;
-        for (int i = 0; i < count; i++) {
-            int thread = backward() ? count - 1 - i : i;
-            if (threads->fibers[thread].state == READY) resume(thread), progress = true;
+    int warps = (count + 31) / 32;
+    do {
+        for (int w = 0; w < warps; w++) {
+            int first = 32 * (backward() ? warps - 1 - w : w), last = min(count, first + 32);
+            do {
+                for (int i = first; i < last; i++) {
+                    int thread = backward() ? first + last - 1 - i : i;
+                    if (threads->fibers[thread].state == READY) resume(thread);
+                }
+            } while (release(first, last, AT_WARP));
         }
-        for (int warp = 0; warp < count; warp += 32)
-            progress |= release(warp, min(count, warp + 32), AT_WARP);
-        progress |= release(0, count, AT_BLOCK);
-        progress |= release(0, count, AT_PREVIOUS);
-    }
+    } while (release(0, count, AT_BLOCK) || release(0, count, AT_PREVIOUS));
     for (int i = 0; i < count; i++) {
         Fiber &fiber = threads->fibers[i];
         const char *wrong = fiber.state != DONE ? "waits for others that never come"

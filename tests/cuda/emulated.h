@@ -27,6 +27,7 @@ extern unsigned char (*warp_board)[64];
 // One block runs at a time.
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
 #define __noinline__
 
 using std::max;

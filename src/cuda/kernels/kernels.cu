@@ -42,12 +42,15 @@ __device__ void embed(float *x, const T *wte, const float *wpe, const Rows &rows
         attention_weights<T>(out, cache, qkv, rows, list, heads, stride, most);                    \
     }
 
+// So that 16 warps of the kernels for few rows leave room for blocks of the next.
+#define FEW_REGISTERS 96
+
 // As many threads as launch.rs has of each.
 #define FOR_TENSOR_CORES(name, T)                                                                  \
-    KERNEL __launch_bounds__(MOST_WARPS * WARP, 1) linear_few_##name(Linear linear) {              \
+    KERNEL __maxnreg__(FEW_REGISTERS) linear_few_##name(Linear linear) {              \
         linear_few<T, false>(linear);                                                              \
     }                                                                                              \
-    KERNEL __launch_bounds__(MOST_WARPS * WARP, 1) linear_normed_##name(Linear linear) {           \
+    KERNEL __maxnreg__(FEW_REGISTERS) linear_normed_##name(Linear linear) {           \
         linear_few<T, true>(linear);                                                               \
     }                                                                                              \
     KERNEL __launch_bounds__(MOST_WARPS * WARP) linear_some_##name(Linear linear) {                \

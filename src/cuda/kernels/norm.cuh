@@ -48,6 +48,20 @@ __device__ inline float normed(float x, Statistics of_row, float weight, float b
     return fmaf((x - of_row.mean) * of_row.scale, weight, bias);
 }
 
+// The numbers i to i + 7 of a row, i a multiple of 8; 0 beyond its width.
+__device__ inline void eight_of_row(float (&values)[8], const float *row, int i, int width) {
+    bool aligned = width % 4 == 0;
+#pragma unroll
+    for (int c = 0; c < 8; c += 4) {
+        Four loaded = four(row + i + c, aligned && i + c < width);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            bool single = !aligned && i + c + e < width;
+            values[c + e] = single ? row[i + c + e] : loaded.values[e];
+        }
+    }
+}
+
 // A LayerNorm of the rows of x [.., width] that `index` names, or of all.
 struct Norm {
     const float *x;
