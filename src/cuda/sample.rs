@@ -4,7 +4,7 @@ use super::module::{Grid, Kernel, Order};
 use super::{CudaError, Device, During, Result};
 
 /// Threads of a block, which has one row.
-const THREADS: usize = 1024;
+const THREADS: usize = 512;
 
 /// Columns of the longest row of which the kernel's sums have room for.
 pub(super) const MOST_COLUMNS: usize = 1 << 19;

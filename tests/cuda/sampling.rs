@@ -126,6 +126,51 @@ fn choices_are_the_samplers() {
     assert!(worst < 1e-5);
 }
 
+/// A search looks through the whole row until what is left fits there.
+#[test]
+fn a_border_among_more_than_shared_memory_holds_is_found() {
+    // Of 10,000 columns, 5,000 are in the same part at first.
+    let flat = Filters {
+        temperature: 3.0,
+        ..ALL
+    };
+    let of_both = Filters {
+        top_k: 6000,
+        top_p: 0.9,
+        ..flat
+    };
+    let row = noise(10_000, 1);
+    // 300 of the kernel's 512 threads have all that is large, so that what is
+    // as large as the k-th thread's largest is far more than k.
+    let uneven = row.iter().enumerate().map(|(i, &l)| match i % 512 {
+        ..300 => l / 12.0 + 5.0,
+        _ => l / 12.0 - 5.0,
+    });
+    let uneven = uneven.collect();
+    for (row, filters) in [
+        (&row, Filters { top_p: 0.9, ..flat }),
+        (
+            &row,
+            Filters {
+                top_k: 6000,
+                ..flat
+            },
+        ),
+        (&row, of_both),
+        (
+            &row,
+            Filters {
+                top_k: 500,
+                ..of_both
+            },
+        ),
+        (&uneven, Filters { top_k: 310, ..flat }),
+    ] {
+        let (missed, _) = missed(row, row.len(), &filters);
+        assert!(missed <= 2, "{missed} missed: {filters:?}");
+    }
+}
+
 #[test]
 fn as_many_are_kept_as_asked_for() {
     // The likeliest first, so that the end of the distribution is the last
@@ -169,22 +214,29 @@ fn padding_is_never_chosen_but_counts_in_logprobs() {
 
 #[test]
 fn equal_logits_are_kept_together() {
-    let row: Vec<f32> = (0..3000).map(|i| (i % 3) as f32).collect();
+    // More of each than shared memory holds.
+    let row: Vec<f32> = (0..15_000).map(|i| (i % 3) as f32).collect();
     // At the end of the distribution is the last token that is kept, at its
     // middle one of the largest: how many are kept tells its id.
-    let ends = |filters| [0.0, 0.5, 1.0 - 1e-12].map(|u| draw(3000, filters, u));
+    let ends = |filters| [0.0, 0.5, 1.0 - 1e-12].map(|u| draw(15_000, filters, u));
     let ids = |filters| {
         let picked = picks(&row, &ends(filters));
         picked.into_iter().map(|p| p.id).collect::<Vec<_>>()
     };
-    let twos = [2, 1502, 2999];
+    let twos = [2, 7502, 14_999];
     assert_eq!(ids(Filters { top_k: 5, ..ALL }), twos);
     assert_eq!(ids(Filters { top_p: 0.1, ..ALL }), twos);
     assert_eq!(ids(Filters { min_p: 1.0, ..ALL }), twos);
     // Ones and twos, and so the first is a one.
-    assert_eq!(ids(Filters { top_k: 1001, ..ALL })[0], 1);
+    assert_eq!(ids(Filters { top_k: 5001, ..ALL })[0], 1);
     assert_eq!(ids(Filters { top_p: 0.8, ..ALL })[0], 1);
-    assert_eq!(ids(Filters { top_k: 2001, ..ALL })[0], 0);
+    assert_eq!(
+        ids(Filters {
+            top_k: 10_001,
+            ..ALL
+        })[0],
+        0
+    );
     // The two zeros are equal, and the first of the largest is greedy's.
     let zeros = [-1.0, -0.0, 0.0, -0.0, -2.0];
     let greedy = Wish::Pick(Pick {

@@ -30,12 +30,18 @@ struct Picked {
 // As shuffles take it.
 typedef unsigned long long u64;
 
-#define SAMPLE_THREADS 1024
+#define SAMPLE_THREADS 512
 #define SAMPLE_WARPS (SAMPLE_THREADS / WARP)
+// Loads of a thread at a time.
+#define AT_ONCE 8
 // Parts into which a search divides a range of keys in each round.
 #define PARTS 8
-// Items that a search holds in shared memory.
-#define HELD 2048
+// Keys that shared memory holds.
+#define HELD 4096
+// Columns that are drawn from as one at first, and how many of these there are
+// at most: sample.rs has the product.
+#define SPAN (AT_ONCE * WARP)
+#define MOST_SPANS 2048
 
 // The largest of all threads' values, the same for each.
 __device__ inline u64 block_max(u64 v) {
@@ -50,40 +56,61 @@ __device__ inline u64 block_max(u64 v) {
 }
 
 // The sums of the lanes' values: each lane gets one of them, and its number.
-// Halves are exchanged instead of all values summed by all lanes.
-template <int count> __device__ inline u64 warp_totals(u64 (&values)[count], int &number) {
-    int lane = threadIdx.x % WARP, mask = WARP / 2;
-    number = 0;
+// Halves are exchanged instead of all values summed by all lanes. `number` is 0
+// before.
+template <int count, int mask = WARP / 2>
+__device__ inline u64 warp_totals(u64 (&values)[count], int &number) {
+    if constexpr (mask == 0) {
+        return values[0];
+    } else if constexpr (count == 1) {
+        values[0] += __shfl_xor_sync(ALL_LANES, values[0], mask);
+        return warp_totals<1, mask / 2>(values, number);
+    } else {
+        bool upper = threadIdx.x & mask;
+        u64 half[count / 2];
 #pragma unroll
-    for (int n = count / 2; n > 0; n /= 2, mask /= 2) {
-        bool upper = lane & mask;
-#pragma unroll
-        for (int i = 0; i < n; i++) {
-            u64 given = upper ? values[i] : values[n + i];
-            u64 kept = upper ? values[n + i] : values[i];
-            values[i] = kept + __shfl_xor_sync(ALL_LANES, given, mask);
+        for (int i = 0; i < count / 2; i++) {
+            u64 given = upper ? values[i] : values[count / 2 + i];
+            u64 kept = upper ? values[count / 2 + i] : values[i];
+            half[i] = kept + __shfl_xor_sync(ALL_LANES, given, mask);
         }
-        if (upper) number += n;
+        if (upper) number += count / 2;
+        return warp_totals<count / 2, mask / 2>(half, number);
     }
-    for (; mask > 0; mask /= 2) values[0] += __shfl_xor_sync(ALL_LANES, values[0], mask);
-    return values[0];
 }
 
 // The sums of all threads' values, the same for each; `count` is a power of two.
 template <int count> __device__ inline void block_totals(u64 (&values)[count]) {
-    static_assert(SAMPLE_WARPS == WARP, "a lane for each warp's part");
+    static_assert(count <= SAMPLE_WARPS && SAMPLE_WARPS <= WARP, "a warp for each total");
     __shared__ u64 parts[count][SAMPLE_WARPS + 1], totals[count];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, number;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, number = 0;
     u64 of_warp = warp_totals(values, number);
     parts[number][warp] = of_warp;
     __syncthreads();
     if (warp < count) {
-        u64 total = warp_sum(parts[warp][lane]);
+        u64 total = warp_sum(lane < SAMPLE_WARPS ? parts[warp][lane] : 0);
         if (lane == 0) totals[warp] = total;
     }
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < count; i++) values[i] = totals[i];
+}
+
+// f(i, row[i]) for a thread's share of the columns.
+template <class F> __device__ inline void for_each(const float *row, int columns, F f) {
+    for (int first = threadIdx.x; first < columns; first += AT_ONCE * SAMPLE_THREADS) {
+        float values[AT_ONCE];
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            int i = first + j * SAMPLE_THREADS;
+            values[j] = i < columns ? row[i] : 0.0f;
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            int i = first + j * SAMPLE_THREADS;
+            if (i < columns) f(i, values[j]);
+        }
+    }
 }
 
 // Numbers in the order of the floats, equal where these are; 0 for NaN.
@@ -105,83 +132,6 @@ __device__ inline u64 fixed_point(float weight) {
 
 __device__ inline double from_fixed_point(u64 weight) { return (double)weight * 0x1p-44; }
 
-// Something to find by its key, and how much there is of it.
-struct Item {
-    uint32_t key;
-    u64 amount;
-};
-
-// Memory of a block for items, and how many there are.
-struct Held {
-    Item items[HELD];
-    int count;
-};
-
-// How far below the highest logit the parts of a search's first round begin:
-// the keys are far from evenly spread, and most of them of no interest.
-__device__ inline float distance(int part) { return (float)(1 << (PARTS - 1 - part)) * 0.5f; }
-
-// The largest key from which on the amounts sum to `wanted` or more, where all
-// of them do. Keys are below `end`; those of the first round's parts are given.
-template <class F, class B>
-__device__ uint32_t search(Held &held, int columns, F item, B first_bound, uint32_t end,
-                           u64 wanted) {
-    uint32_t low = 0;
-    // What lies from `end` on.
-    u64 above = 0;
-    bool first = true, is_held = false;
-    int count = columns;
-    while (end - low > 1) {
-        uint32_t bounds[PARTS];
-#pragma unroll
-        for (int i = 0; i < PARTS; i++)
-            bounds[i] = i == 0 ? low
-                        : first ? first_bound(i)
-                                : low + (uint32_t)((u64)(end - low) * i / PARTS);
-        // Of each bound, what lies from there to `end`, and how many items.
-        u64 sums[2 * PARTS] = {};
-        uint32_t counts[PARTS] = {};
-        for (int i = threadIdx.x; i < count; i += SAMPLE_THREADS) {
-            Item it = is_held ? held.items[i] : item(i);
-            if (it.key >= end) continue;
-#pragma unroll
-            for (int j = 0; j < PARTS; j++)
-                if (it.key >= bounds[j]) sums[j] += it.amount, counts[j]++;
-        }
-#pragma unroll
-        for (int i = 0; i < PARTS; i++) sums[PARTS + i] = counts[i];
-        block_totals(sums);
-        u64 above_part = above, left = 0;
-#pragma unroll
-        for (int i = PARTS - 1; i >= 0; i--) {
-            bool here = i == 0 || above + sums[i] >= wanted;
-            if (!here) {
-                end = bounds[i];
-                above_part = above + sums[i];
-                left = sums[PARTS + i];
-                continue;
-            }
-            low = bounds[i];
-            left = sums[PARTS + i] - left;
-            break;
-        }
-        above = above_part;
-        first = false;
-        if (is_held || left > HELD || end - low <= 1) continue;
-        if (threadIdx.x == 0) held.count = 0;
-        __syncthreads();
-        for (int i = threadIdx.x; i < columns; i += SAMPLE_THREADS) {
-            Item it = item(i);
-            // In whatever order: they are only added up.
-            if (it.key >= low && it.key < end) held.items[atomicAdd(&held.count, 1)] = it;
-        }
-        __syncthreads();
-        is_held = true;
-        count = (int)left;
-    }
-    return low;
-}
-
 // What may be drawn of a row.
 struct Candidates {
     const float *logits;
@@ -189,105 +139,218 @@ struct Candidates {
     float temperature;
     // The highest logit, after the temperature.
     float highest;
-    // The k-th largest, as `ordered` numbers it.
-    uint32_t kth = 0;
-    // The weight from which on they are kept.
+    // The key from which on they are kept.
+    uint32_t least = 0;
+    // The weight from which on they are.
     float cut = 0.0f;
 
-    __device__ float cooled(int i) const { return logits[i] / temperature; }
+    // The order of logits after the temperature.
+    __device__ uint32_t key(float logit) const { return ordered(logit / temperature); }
+    // All keys are below.
+    __device__ uint32_t end() const { return ordered(highest) + 1; }
 
-    // Before the cut.
-    __device__ float weight(int i) const {
-        float logit = cooled(i);
-        return ordered(logit) >= kth ? expf(logit - highest) : 0.0f;
-    }
+    __device__ float weight(uint32_t key) const { return expf(from_ordered(key) - highest); }
 
-    __device__ u64 kept(int i) const {
-        if (i >= columns) return 0;
-        float w = weight(i);
-        return w >= cut ? fixed_point(w) : 0;
+    __device__ u64 kept(float logit) const {
+        uint32_t of_logit = key(logit);
+        float w = weight(of_logit);
+        return of_logit >= least && w >= cut ? fixed_point(w) : 0;
     }
 };
 
-__device__ inline void top_k(Candidates &row, int k, Held &held) {
+// A row's keys from `low` on and below `end`, in any order, in shared memory.
+struct Held {
+    uint32_t *keys;
+    int *counter;
+    int count = 0;
+    uint32_t low = 0, end = 0;
+
+    __device__ bool has(uint32_t from, uint32_t to) const { return low <= from && to <= end; }
+
+    // Holds these if there is room, else none.
+    __device__ void take(const Candidates &row, uint32_t from, uint32_t to) {
+        if (threadIdx.x == 0) *counter = 0;
+        __syncthreads();
+        for_each(row.logits, row.columns, [&](int, float logit) {
+            uint32_t key = row.key(logit);
+            if (key < from || key >= to) return;
+            int at = atomicAdd(counter, 1);
+            if (at < HELD) keys[at] = key;
+        });
+        __syncthreads();
+        count = *counter;
+        low = from, end = count <= HELD ? to : from;
+    }
+};
+
+// How far below the highest logit the parts of a first round begin: keys are
+// far from evenly spread, and most of them of no interest.
+__device__ inline float distance(int part) { return (float)(1 << (PARTS - 1 - part)) * 0.5f; }
+
+// The largest key from which on, up to `end`, there are as many as wanted or,
+// if `WEIGHED`, their weights sum up to that; it is at least `low`. What is
+// wanted is asked of the sum of all.
+template <bool WEIGHED, class F>
+__device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint32_t end,
+                           F wanted_of) {
+    u64 above = 0, wanted = 0;
+    for (bool first = true; end - low > 1; first = false) {
+        bool of_held = held.has(low, end);
+        uint32_t bounds[PARTS];
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            bounds[i] = low + (uint32_t)((u64)(end - low) * i / PARTS);
+            if (first && !of_held && i > 0)
+                bounds[i] = max(low, ordered(row.highest - distance(i)));
+        }
+        // How many there are from each bound on and, weighed, how much.
+        uint32_t counts[PARTS] = {};
+        u64 sums[WEIGHED ? PARTS : 1] = {};
+        auto tally = [&](uint32_t key) {
+            if (key >= end) return;
+            u64 weight = WEIGHED ? fixed_point(row.weight(key)) : 0;
+#pragma unroll
+            for (int i = 0; i < PARTS; i++)
+                if (key >= bounds[i]) {
+                    counts[i]++;
+                    if (WEIGHED) sums[i] += weight;
+                }
+        };
+        if (of_held)
+            for (int i = threadIdx.x; i < held.count; i += SAMPLE_THREADS) tally(held.keys[i]);
+        else
+            for_each(row.logits, row.columns, [&](int, float logit) { tally(row.key(logit)); });
+        // Amounts, then numbers, which may be the same.
+        const int numbers = WEIGHED ? PARTS : 0;
+        u64 totals[numbers + PARTS];
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            if (WEIGHED) totals[i] = sums[i];
+            totals[numbers + i] = counts[i];
+        }
+        block_totals(totals);
+        if (first) wanted = wanted_of(totals[0]);
+        // The last part from which on there is enough.
+        u64 above_part = above, left = 0;
+        bool found = false;
+#pragma unroll
+        for (int i = PARTS - 1; i >= 0; i--) {
+            if (found) continue;
+            found = i == 0 || above + totals[i] >= wanted;
+            if (found) {
+                low = bounds[i];
+                left = totals[numbers + i] - left;
+            } else {
+                end = bounds[i];
+                above_part = above + totals[i];
+                left = totals[numbers + i];
+            }
+        }
+        above = above_part;
+        if (left <= HELD && end - low > 1 && !held.has(low, end)) held.take(row, low, end);
+    }
+    return low;
+}
+
+// Keeps the k largest and those equal to the last of them. `mine` is the
+// largest key of this thread's columns.
+__device__ inline void top_k(Candidates &row, int k, uint32_t mine, Held &held) {
     if (k < 1 || k >= row.columns) return;
-    row.kth = search(
-        held, row.columns, [&](int i) { return Item{ordered(row.cooled(i)), 1}; },
-        [&](int part) { return ordered(row.highest - distance(part)); },
-        ordered(row.highest) + 1, k);
+    auto wanted = [=](u64) { return (u64)k; };
+    uint32_t low = 0, end = row.end();
+    if (k <= SAMPLE_THREADS) {
+        // As many threads have one that is as large as the k-th of these, and
+        // there are few more: those are held. Each looks at its own until then.
+        held.keys[threadIdx.x] = mine;
+        held.count = SAMPLE_THREADS, held.low = 0, held.end = end;
+        low = search<false>(row, held, low, end, wanted);
+        held.take(row, low, end);
+    }
+    row.least = search<false>(row, held, low, end, wanted);
 }
 
 // Drops the least likely as long as they sum up to no more than 1 − p.
 __device__ inline void top_p(Candidates &row, float p, Held &held) {
-    u64 total[1] = {0};
-    for (int i = threadIdx.x; i < row.columns; i += SAMPLE_THREADS)
-        total[0] += fixed_point(row.weight(i));
-    block_totals(total);
-    double limit = (1.0 - (double)p) * (double)total[0];
-    u64 wanted = limit < (double)total[0] ? total[0] - (u64)limit : 0;
-    // The likeliest always stays; what is zero is never kept.
-    if (wanted == 0) wanted = 1;
-    uint32_t cut = search(
-        held, row.columns,
-        [&](int i) {
-            float w = row.weight(i);
-            u64 amount = fixed_point(w);
-            return Item{amount ? __float_as_uint(w) : 0, amount};
-        },
-        [&](int part) { return __float_as_uint(expf(-distance(part))); },
-        __float_as_uint(1.0f) + 1, wanted);
-    row.cut = fmaxf(row.cut, __uint_as_float(cut));
+    uint32_t cut = search<true>(row, held, row.least, row.end(), [=](u64 total) {
+        double limit = (1.0 - (double)p) * (double)total;
+        u64 wanted = limit < (double)total ? total - (u64)limit : 0;
+        // The likeliest always stays; what is zero is never kept.
+        return wanted == 0 ? 1 : wanted;
+    });
+    row.cut = fmaxf(row.cut, row.weight(cut));
+}
+
+// What a lane has before it of the lanes' values.
+__device__ inline u64 warp_before(u64 v) {
+    int lane = threadIdx.x % WARP;
+    u64 sum = v;
+#pragma unroll
+    for (int step = 1; step < WARP; step *= 2) {
+        u64 theirs = __shfl_sync(ALL_LANES, sum, max(lane - step, 0));
+        if (lane >= step) sum += theirs;
+    }
+    return sum - v;
 }
 
 // Inverse of the cumulative distribution at `u`; `otherwise` where nothing can
-// be drawn. Each warp adds up a segment, and the one in whose segment the draw
-// falls walks through it.
-__device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherwise) {
-    __shared__ u64 segments[SAMPLE_WARPS];
+// be drawn. Warps add up spans of columns, with room for `sums` of them where
+// keys were; the first finds the one in which the draw falls, and the column.
+__device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherwise, u64 *sums) {
     __shared__ uint32_t drawn;
+    __shared__ int found_span;
+    __shared__ u64 found_left;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int length = (row.columns + SAMPLE_THREADS - 1) / SAMPLE_THREADS * WARP;
-    int start = warp * length;
-    u64 sum = 0;
-    for (int i = lane; i < length; i += WARP) sum += row.kept(start + i);
-    sum = warp_sum(sum);
-    if (lane == 0) segments[warp] = sum;
-    if (threadIdx.x == 0) drawn = otherwise;
-    __syncthreads();
-    u64 total = 0, before = 0;
-    for (int i = 0; i < SAMPLE_WARPS; i++) {
-        if (i == warp) before = total;
-        total += segments[i];
+    int spans = (row.columns + SPAN - 1) / SPAN;
+    auto weights_of = [&](int span, u64 (&weights)[AT_ONCE]) {
+        float logits[AT_ONCE];
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            int i = span * SPAN + j * WARP + lane;
+            logits[j] = i < row.columns ? row.logits[i] : 0.0f;
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            bool is_column = span * SPAN + j * WARP + lane < row.columns;
+            weights[j] = is_column ? row.kept(logits[j]) : 0;
+        }
+    };
+    for (int span = warp; span < spans; span += SAMPLE_WARPS) {
+        u64 weights[AT_ONCE], sum = 0;
+        weights_of(span, weights);
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) sum += weights[j];
+        sum = warp_sum(sum);
+        if (lane == 0) sums[span] = sum;
     }
-    if (total == 0) return otherwise;
-    u64 left = min((u64)(u * (double)total), total - 1);
-    if (left >= before && left - before < sum) {
-        left -= before;
-        // Several loads at a time.
-        const int most = 8;
+    if (threadIdx.x == 0) drawn = otherwise, found_span = -1;
+    __syncthreads();
+    if (warp == 0) {
+        // A lane has some spans beside each other.
+        int each = (spans + WARP - 1) / WARP;
+        int start = min(spans, lane * each), stop = min(spans, start + each);
+        u64 sum = 0;
+        for (int span = start; span < stop; span++) sum += sums[span];
+        u64 total = warp_sum(sum), before = warp_before(sum);
+        u64 left = min((u64)(u * (double)total), total - 1);
+        if (total > 0 && left >= before && left - before < sum) {
+            left -= before;
+            int span = start;
+            while (left >= sums[span]) left -= sums[span++];
+            found_span = span, found_left = left;
+        }
+    }
+    __syncthreads();
+    if (warp == 0 && found_span >= 0) {
+        u64 weights[AT_ONCE], left = found_left;
+        weights_of(found_span, weights);
         bool found = false;
-        for (int first = start; !found; first += most * WARP) {
-            u64 mine[most];
 #pragma unroll
-            for (int j = 0; j < most; j++) mine[j] = row.kept(first + j * WARP + lane);
-#pragma unroll
-            for (int j = 0; j < most; j++) {
-                u64 of_warp = warp_sum(mine[j]);
-                if (found) continue;
-                if (left >= of_warp) {
-                    left -= of_warp;
-                    continue;
-                }
-                found = true;
-                for (int other = 0; other < WARP; other++) {
-                    u64 theirs = __shfl_sync(ALL_LANES, mine[j], other);
-                    if (left < theirs) {
-                        if (lane == 0) drawn = first + j * WARP + other;
-                        break;
-                    }
-                    left -= theirs;
-                }
-            }
+        for (int j = 0; j < AT_ONCE; j++) {
+            u64 total = warp_sum(weights[j]), before = warp_before(weights[j]);
+            if (!found && left >= before && left - before < weights[j])
+                drawn = found_span * SPAN + j * WARP + lane;
+            found = found || left < total;
+            left -= total;
         }
     }
     __syncthreads();
@@ -298,37 +361,42 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
 // Rows that are wanted whole are left alone.
 __device__ inline void pick_token(Picked *picked, const float *logits, const Pick *picks,
                                   int vocab) {
-    __shared__ Held held;
+    // Keys, and later sums of spans.
+    static_assert(HELD * sizeof(uint32_t) == MOST_SPANS * sizeof(u64), "room for both");
+    alignas(8) __shared__ uint32_t room[HELD];
+    __shared__ int counter;
     after_previous();
     const Pick pick = picks[blockIdx.x];
     if (pick.kind == WHOLE_ROW) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;
     // The first of the largest, and the largest of all columns.
-    u64 best = 0;
+    u64 mine = 0;
     uint32_t largest = 0;
-    for (int i = threadIdx.x; i < vocab; i += SAMPLE_THREADS) {
-        uint32_t number = ordered(row[i]);
+    for_each(row, vocab, [&](int i, float logit) {
+        uint32_t number = ordered(logit);
         u64 candidate = (u64)number << 32 | ~(uint32_t)i;
-        if (i < pick.columns && candidate > best) best = candidate;
+        if (i < pick.columns && candidate > mine) mine = candidate;
         if (number > largest) largest = number;
-    }
-    best = block_max(best);
+    });
+    u64 best = block_max(mine);
     uint32_t likeliest = best ? ~(uint32_t)best : 0;
-    float highest = from_ordered((uint32_t)(best >> 32));
+    auto logit_of = [](u64 candidate) { return from_ordered((uint32_t)(candidate >> 32)); };
     float shift = from_ordered((uint32_t)block_max(largest));
     u64 total[1] = {0};
-    for (int i = threadIdx.x; i < vocab; i += SAMPLE_THREADS)
-        total[0] += fixed_point(expf(row[i] - shift));
+    for_each(row, vocab,
+             [&](int, float logit) { total[0] += fixed_point(expf(logit - shift)); });
     block_totals(total);
     float log_total = shift + logf((float)from_fixed_point(total[0]));
 
     uint32_t id = likeliest;
-    Candidates candidates{row, pick.columns, pick.temperature, highest / pick.temperature};
-    candidates.cut = pick.min_p;
     if (pick.kind == DRAW) {
-        top_k(candidates, pick.top_k, held);
+        Candidates candidates{row, pick.columns, pick.temperature,
+                              logit_of(best) / pick.temperature};
+        candidates.cut = pick.min_p;
+        Held held{room, &counter};
+        top_k(candidates, pick.top_k, candidates.key(logit_of(mine)), held);
         if (pick.top_p < 1.0f) top_p(candidates, pick.top_p, held);
-        id = draw(candidates, pick.u, likeliest);
+        id = draw(candidates, pick.u, likeliest, reinterpret_cast<u64 *>(room));
     }
     if (threadIdx.x == 0) picked[blockIdx.x] = Picked{id, row[id] - log_total};
 }
