@@ -29,9 +29,9 @@ fn compile() -> Result<(), String> {
     let generate = ARCHITECTURES
         .map(|arch| format!("-gencode=arch=compute_{arch},code=[compute_{arch},sm_{arch}]"));
     let output = Command::new(&nvcc)
-        // What is fused is written so: else two kernels that compute the same
-        // might differ in what the compiler fused.
-        .args(["-fatbin", "-O3", "-std=c++17", "-fmad=false"])
+        // No multiplication and addition is fused that isn't written so: else
+        // two kernels that compute the same might differ in what is.
+        .args(["-fatbin", "--options-file", "src/cuda/kernels/nvcc.options"])
         .args(generate)
         .arg("-o")
         .arg(Path::new(&out).join("kernels.fatbin"))

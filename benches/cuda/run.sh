@@ -33,4 +33,5 @@ fi
 bench --shape gpt2-xl --dtype bf16
 bench --shape gpt2 --dtype f32
 bench --shape gpt2 --dtype f16
+bash benches/cuda/tune.sh "$built/gpt2"
 exit "$failed"

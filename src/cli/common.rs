@@ -58,7 +58,7 @@ pub struct ModelArgs {
     /// Threads that compute [default: all the process may use]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Where to compute: cpu, or cuda[:N] in builds with CUDA
+    /// Where to compute: `cpu`, or `cuda[:N]` in builds with CUDA
     #[arg(long, default_value = "cpu")]
     device: Device,
 }

@@ -2,6 +2,8 @@
 
 use cudarc::driver::DeviceRepr;
 
+use super::defined::{ATTENTION, defined};
+
 /// `struct Rows` of `common.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +56,7 @@ pub(super) struct HeadsArgument {
 }
 
 /// Rows of a tile, which one warp has.
-pub(super) const TILE_ROWS: usize = 16;
+pub(super) const TILE_ROWS: usize = defined(ATTENTION, "TILE_ROWS");
 
 /// How a batch's rows are shared out for attention.
 #[derive(Debug, Clone, Copy)]

@@ -1,42 +1,26 @@
 //! Which kernels are launched, and how. `kernels/` says what each of them
 //! does; what it may touch is promised by the callers in `pass.rs`.
 
-use super::arguments::{HeadsArgument, LinearArgument, NormArgument, RowsArgument, Spread};
+use std::ops::RangeInclusive;
+
+use super::arguments::{HeadsArgument, NormArgument, RowsArgument, Spread};
+use super::defined::{ATTENTION, defined};
+use super::linear::Linear;
 use super::module::{Grid, Kernel, Order};
 use super::sample::Sampling;
 use super::{Device, During, Format, Result};
 
-/// Rows up to which the kernel for few may be taken: it reads the weights once
-/// for 16 rows.
-const FEW: usize = 64;
-
-/// Inputs that are summed before the sums are.
-const CHUNK: usize = 256;
-
-/// Warps of a block that share the chunks of a sum.
-const MOST_WARPS: usize = 16;
-
-/// Warps of the kernel for few rows on a multiprocessor: enough weights are
-/// under way, and blocks of the next kernel have room to ask for theirs.
-const FEW_WARPS: usize = 16;
-
-/// Rows up to which each block of the kernel for few computes a LayerNorm for
-/// itself, and the numbers of a row.
-const NORMED_ROWS: usize = 4;
-const MOST_WIDTH: usize = 2048;
-
-/// Parts of a sum in f32, each of `STEP` inputs, and rows of a block for few.
-const PLAIN_PARTS: usize = 128;
-const PLAIN_ROWS: usize = 4;
-
-/// Rows up to which the kernel for few is taken in f32.
-const PLAIN_FEW: usize = 32;
+/// Rows up to which each has a block of its own for a LayerNorm.
+const SPREAD_ROWS: usize = 64;
 
 /// Warps of a block that share a row's attention.
-const ATTENTION_WARPS: std::ops::RangeInclusive<usize> = 4..=12;
+const ATTENTION_WARPS: RangeInclusive<usize> = 4..=defined(ATTENTION, "SEGMENTS");
 
 /// Warps of a block for attention of many rows, a tile each.
-const TILE_WARPS: usize = 4;
+const TILE_WARPS: usize = defined(ATTENTION, "TILE_WARPS");
+
+/// Warps of a block for attention in f32.
+const PLAIN_WARPS: usize = defined(ATTENTION, "PLAIN_WARPS");
 
 /// The kernels of a format.
 #[derive(Debug)]
@@ -45,25 +29,11 @@ pub(super) struct Kernels {
     multiprocessors: usize,
     embed: Kernel,
     layer_norm: Kernel,
-    linear: LinearKernels,
+    pub(super) linear: Linear,
     write_cache: Kernel,
     attention: AttentionKernels,
     attention_weights: Kernel,
     pub(super) sampling: Sampling,
-}
-
-#[derive(Debug)]
-enum LinearKernels {
-    Plain {
-        few: Kernel,
-        many: Kernel,
-    },
-    Tensor {
-        few: Kernel,
-        normed: Kernel,
-        some: Kernel,
-        many: Kernel,
-    },
 }
 
 #[derive(Debug)]
@@ -75,26 +45,16 @@ enum AttentionKernels {
 impl Kernels {
     pub(super) fn new(device: &Device, format: Format) -> Result<Self> {
         let kernel = |name| device.kernel(name, format);
-        let (few, many) = (kernel("linear_few")?, kernel("linear_many")?);
-        let is_plain = format == Format::F32;
         Ok(Self {
             multiprocessors: device.multiprocessors()?,
             device: device.clone(),
             embed: kernel("embed")?,
             layer_norm: kernel("layer_norm")?,
-            linear: match is_plain {
-                true => LinearKernels::Plain { few, many },
-                false => LinearKernels::Tensor {
-                    few,
-                    normed: kernel("linear_normed")?,
-                    some: kernel("linear_some")?,
-                    many,
-                },
-            },
+            linear: Linear::new(device, format)?,
             write_cache: kernel("write_cache")?,
-            attention: match is_plain {
-                true => AttentionKernels::Plain(kernel("attention")?),
-                false => AttentionKernels::Tensor {
+            attention: match format {
+                Format::F32 => AttentionKernels::Plain(kernel("attention")?),
+                Format::Bf16 | Format::F16 => AttentionKernels::Tensor {
                     few: kernel("attention_few")?,
                     many: kernel("attention_many")?,
                 },
@@ -133,74 +93,10 @@ impl Kernels {
         let mut launch = self.layer_norm.begin();
         launch.arg(&y).arg(&norm).arg(&count).arg(&padded);
         // A warp for a row; few rows spread over the device.
-        let warps = if rows <= FEW { 1 } else { 8 };
+        let warps = if rows <= SPREAD_ROWS { 1 } else { 8 };
         let grid = Grid(rows.div_ceil(warps), 1, 32 * warps);
         // SAFETY: `pass.rs` gives memory of these shapes; the index names rows.
         unsafe { launch.launch(&self.device.stream, grid, Order::Overlapping) }.during("layer_norm")
-    }
-
-    /// Whether [`linear`](Self::linear) computes the LayerNorm before a layer
-    /// of `k` inputs, too.
-    pub(super) fn norms(&self, rows: usize, k: usize) -> bool {
-        let is_tensor = matches!(self.linear, LinearKernels::Tensor { .. });
-        is_tensor && rows <= NORMED_ROWS && k <= MOST_WIDTH
-    }
-
-    /// A linear layer.
-    pub(super) fn linear(&self, argument: LinearArgument) -> Result<()> {
-        let (rows, n, k) = (
-            argument.rows as usize,
-            argument.n as usize,
-            argument.k as usize,
-        );
-        // A warp for a chunk of inputs; where there are more of them than warps,
-        // small blocks of which several run at a time.
-        let chunks = k.div_ceil(CHUNK);
-        let rounds = match chunks <= MOST_WARPS {
-            true => 1,
-            false => chunks.div_ceil(MOST_WARPS / 2),
-        };
-        let threads = 32 * chunks.div_ceil(rounds);
-        // Two warps end the sums.
-        let few_threads = threads.max(64);
-        let most = (32 * FEW_WARPS / few_threads).max(1) * self.multiprocessors;
-        let few_grid = Grid(
-            few_blocks(n.div_ceil(8), most),
-            rows.div_ceil(16),
-            few_threads,
-        );
-        // Blocks of the other kernels.
-        let some_blocks = (n.div_ceil(32), rows.div_ceil(64));
-        let many_blocks = (n.div_ceil(128), rows.div_ceil(128));
-        let fill = |(x, y): (usize, usize), share: usize| x * y * share >= self.multiprocessors;
-        let (kernel, grid) = match &self.linear {
-            LinearKernels::Plain { few, .. } if rows <= PLAIN_FEW => {
-                let parts = k.div_ceil(super::network::STEP).clamp(4, PLAIN_PARTS);
-                let grid = Grid(n.div_ceil(8), rows.div_ceil(PLAIN_ROWS), 8 * parts);
-                (few, grid)
-            }
-            LinearKernels::Plain { many, .. } => {
-                (many, Grid(n.div_ceil(64), rows.div_ceil(64), 256))
-            }
-            LinearKernels::Tensor { normed, .. } if argument.x == 0 => (normed, few_grid),
-            LinearKernels::Tensor { few, .. }
-                if rows <= 16 || rows <= FEW && !fill(some_blocks, 1) =>
-            {
-                (few, few_grid)
-            }
-            LinearKernels::Tensor { many, .. } if rows > FEW && fill(many_blocks, 2) => {
-                (many, Grid(many_blocks.0, many_blocks.1, 256))
-            }
-            LinearKernels::Tensor { some, .. } => {
-                let (x, y) = some_blocks;
-                (some, Grid(x, y, threads))
-            }
-        };
-        let mut launch = kernel.begin();
-        launch.arg(&argument);
-        // SAFETY: `pass.rs` gives memory of these shapes, and the kernels look
-        // at no row and no output beyond `rows` and `n`.
-        unsafe { launch.launch(&self.device.stream, grid, Order::Overlapping) }.during("linear")
     }
 
     /// Causal attention: qkv `[rows, stride]` → out `[rows, padded]`, with the
@@ -236,7 +132,7 @@ impl Kernels {
                 let mut launch = plain.begin();
                 launch.arg(&out).arg(&cache).arg(&qkv).arg(&argument);
                 launch.arg(&heads).arg(&stride).arg(&padded).arg(&writes);
-                let grid = Grid(rows, head_count, 128);
+                let grid = Grid(rows, head_count, 32 * PLAIN_WARPS);
                 // SAFETY: as above.
                 return unsafe { launch.launch(stream, grid, Order::Overlapping) }
                     .during("attention");
@@ -285,10 +181,4 @@ impl Kernels {
         unsafe { launch.launch(&self.device.stream, grid, Order::Overlapping) }
             .during("attention_weights")
     }
-}
-
-/// Blocks, of `most` at most, that share `outputs` as evenly as can be: each of
-/// them has as many turns.
-fn few_blocks(outputs: usize, most: usize) -> usize {
-    outputs.div_ceil(outputs.div_ceil(most))
 }

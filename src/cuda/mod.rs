@@ -7,9 +7,11 @@
 //! for when a device is opened, so a binary with this runs without one too.
 
 mod arguments;
+mod defined;
 mod device;
 mod launch;
 mod limits;
+mod linear;
 mod module;
 mod network;
 mod pass;
@@ -27,8 +29,8 @@ pub use pending::Pending;
 pub use sample::{Draw, Pick, Picked};
 pub use scratch::Outcome;
 
-/// Positions in a block of the cache; `kernels/common.cuh` has the same number.
-pub const BLOCK: usize = 32;
+/// Positions in a block of the cache.
+pub const BLOCK: usize = defined::defined(defined::COMMON, "BLOCK");
 
 // The engine's block tables are those of the kernels for CPUs.
 const _: () = assert!(BLOCK == crate::kernels::attention::BLOCK);

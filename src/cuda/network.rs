@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
 
+use super::defined::{COMMON, defined};
 use super::device::Buffer;
 use super::launch::Kernels;
 use super::sample::MOST_COLUMNS;
@@ -15,10 +16,10 @@ use super::{BLOCK, CudaError, Device, Format, Result};
 use crate::kernels::pool;
 
 /// Inputs of linear layers are padded to a multiple of this.
-pub(super) const STEP: usize = 32;
+pub(super) const STEP: usize = defined(COMMON, "STEP");
 
 /// Numbers of a head at most.
-const MOST_HEAD: usize = 256;
+const MOST_HEAD: usize = defined(COMMON, "MOST_HEAD");
 
 /// The shape of a model.
 #[derive(Debug, Clone)]

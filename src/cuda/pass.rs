@@ -375,7 +375,7 @@ impl Pass<'_> {
         let kernels = &self.network.kernels;
         let (x, norm) = match from {
             From::Rows(x) => (x, NormArgument::default()),
-            From::Norm(norm) if kernels.norms(rows, matrix.padded_k) => (0, norm),
+            From::Norm(norm) if kernels.linear.norms(rows, matrix.padded_k) => (0, norm),
             From::Norm(norm) => {
                 let normed = self.scratch.normed.pointer;
                 kernels.layer_norm(normed, norm, rows, matrix.padded_k as i32)?;
@@ -386,7 +386,7 @@ impl Pass<'_> {
             Then::Activate => padded(matrix.n),
             Then::Store | Then::Add | Then::Logits => matrix.n,
         };
-        kernels.linear(LinearArgument {
+        kernels.linear.launch(LinearArgument {
             y,
             x,
             w: matrix.values.pointer,

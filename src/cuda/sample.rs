@@ -1,13 +1,15 @@
 //! The choice of the next token of each row, where its logits are.
 
+use super::defined::{SAMPLE, defined};
 use super::module::{Grid, Kernel, Order};
 use super::{CudaError, Device, During, Result};
 
 /// Threads of a block, which has one row.
-const THREADS: usize = 512;
+const THREADS: usize = defined(SAMPLE, "SAMPLE_THREADS");
 
 /// Columns of the longest row of which the kernel's sums have room for.
-pub(super) const MOST_COLUMNS: usize = 1 << 19;
+pub(super) const MOST_COLUMNS: usize =
+    32 * defined(SAMPLE, "AT_ONCE") * defined(SAMPLE, "MOST_SPANS");
 
 /// `struct Pick` of `sample.cuh` as words: what is wanted of a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

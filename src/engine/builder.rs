@@ -157,6 +157,7 @@ impl EngineBuilder {
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => {
+                self.check_for_gpu()?;
                 let model = CudaGpt2::load(&self.model, self.dtype, ordinal)?;
                 self.start_on_gpu(model)
             }
@@ -183,14 +184,23 @@ impl EngineBuilder {
     /// As [`start`](Self::start), and [`EngineError::Model`].
     #[cfg(feature = "cuda")]
     pub fn start_on_gpu(mut self, model: CudaGpt2) -> Result<Engine, EngineError> {
-        if self.kv_dtype.is_some() {
-            let reason = "on a GPU, keys and values have the dtype of the weights";
-            return Err(ModelError::Unsupported(reason.to_owned()).into());
-        }
+        self.check_for_gpu()?;
         self.device = model.device();
         tracing::info!("computing on {}: {}", self.device, model.device_name()?);
         let free = model.free_memory()?;
         self.start_with(model, free)
+    }
+
+    /// That nothing is wanted that only the CPU does.
+    #[cfg(feature = "cuda")]
+    fn check_for_gpu(&self) -> Result<(), ModelError> {
+        match self.kv_dtype {
+            Some(_) => {
+                let reason = "on a GPU, keys and values have the dtype of the weights";
+                Err(ModelError::Unsupported(reason.to_owned()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Starts the worker on a model on the builder's device, of whose memory

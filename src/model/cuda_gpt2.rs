@@ -1,5 +1,5 @@
 //! GPT-2 on an NVIDIA GPU: the same weights, batches and caches as
-//! [`Gpt2`]'s, which is the oracle; the arithmetic is in [`cuda`](crate::cuda).
+//! [`Gpt2`]'s, which is the oracle; the arithmetic is in [`cuda`].
 
 use super::batch::Batch;
 use super::config::{Activation, Config};

@@ -51,7 +51,7 @@ pub enum ModelError {
         reason: String,
     },
     /// The system has no memory for something large.
-    #[error("no memory for {what}: {bytes} bytes in one piece")]
+    #[error("no memory for {what}: {bytes} bytes")]
     Memory {
         /// What it was for.
         what: &'static str,

@@ -11,7 +11,7 @@ use crate::kernels::attention::{BLOCK, Cache, Heads};
 use crate::kernels::memory;
 
 /// Keys and values of all sequences, per layer, in blocks of positions; see
-/// [`Cache`](crate::kernels::attention::Cache) for the order within a block.
+/// [`Cache`] for the order within a block.
 ///
 /// A sequence finds its positions through the block table of its [`Lease`].
 #[derive(Debug)]

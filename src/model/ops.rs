@@ -37,7 +37,7 @@ pub(super) fn linear(x: &Tensor, linear: Linear<'_>, y: &Tensor) -> Result<()> {
     y.inplace_op2(x, &linear)
 }
 
-/// [`linear`] into plain values, `rows · n`.
+/// [`linear()`] into plain values, `rows · n`.
 pub(super) fn linear_values(x: &Tensor, linear: Linear<'_>, y: &mut [f32]) -> Result<()> {
     with_values(x, |x| linear.run(x, y))
 }

@@ -8,8 +8,8 @@ set -euo pipefail
 nvcc="${NVCC:-${CUDA_HOME:-${CUDA_PATH:-}}/bin/nvcc}"
 command -v "$nvcc" >/dev/null || nvcc=nvcc
 for architecture in "$@"; do
-    "$nvcc" -cubin -O3 -std=c++17 -fmad=false -arch "$architecture" -Xptxas -v -o /dev/null \
-        src/cuda/kernels/kernels.cu 2>&1 | awk -v architecture="$architecture" '
+    "$nvcc" -cubin --options-file src/cuda/kernels/nvcc.options -arch "$architecture" \
+        -Xptxas -v -o /dev/null src/cuda/kernels/kernels.cu 2>&1 | awk -v architecture="$architecture" '
         function before(unit) {
             return match($0, "[0-9]+ " unit) ? substr($0, RSTART) + 0 : 0
         }
@@ -19,7 +19,7 @@ for architecture in "$@"; do
         /Used [0-9]+ registers/ {
             registers = before("registers")
             shared = before("bytes smem")
-            # As launched: launch.rs, sample.rs.
+            # As launched: launch.rs, linear.rs, sample.rs.
             threads = kernel ~ /^linear_few_f32/ ? 1024 : \
                 kernel ~ /^(linear_(few|normed|some)|sample)/ ? 512 : \
                 kernel ~ /^attention_few/ ? 384 : \

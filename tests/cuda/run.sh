@@ -20,6 +20,8 @@ fi
 bash tests/cuda/resources.sh sm_80 sm_90
 
 cargo clippy --features cuda --lib --bins --test cuda -- -D warnings
+# What of it needs no driver.
+cargo test --features cuda --lib cuda::
 
 # Without a driver: the binary runs, and says what is missing.
 cargo build --features cuda --bin gpt2
@@ -47,6 +49,11 @@ CUDA_EMULATED_ORDER=backward CUDA_EMULATED_LAZY=1 tests
 # The command line: the same text, and clear errors.
 story() { "$gpt2" generate "Once upon a time" --max-tokens 20 "$@"; }
 [ "$(story)" = "$(story --device cuda)" ]
+# Whichever kernel computes its linear layers.
+halves=$(story --device cuda --dtype bf16)
+for way in few some many; do
+    [ "$halves" = "$(GPT2_CUDA_LINEAR=$way story --device cuda --dtype bf16)" ]
+done
 for wrong in "--device cuda:7" "--device cuda --dtype q8" "--device gpu" "--dtype f16"; do
     # shellcheck disable=SC2086
     said=$(story $wrong 2>&1 >/dev/null) && exit 1

@@ -45,7 +45,7 @@ __device__ void embed(float *x, const T *wte, const float *wpe, const Rows &rows
 // So that 16 warps of the kernels for few rows leave room for blocks of the next.
 #define FEW_REGISTERS 96
 
-// As many threads as launch.rs has of each.
+// As many threads as launch.rs and linear.rs have of each.
 #define FOR_TENSOR_CORES(name, T)                                                                  \
     KERNEL __maxnreg__(FEW_REGISTERS) linear_few_##name(Linear linear) {              \
         linear_few<T, false>(linear);                                                              \

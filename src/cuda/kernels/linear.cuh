@@ -6,7 +6,7 @@
 
 #define CHUNK 256
 
-// What becomes of the sums; launch.rs has the same numbers.
+// What becomes of the sums; arguments.rs has the same numbers.
 enum Then { STORE = 0, ADD = 1, LOGITS = 2, ACTIVATE = 3 };
 enum Activation { GELU, GELU_TANH, QUICK_GELU, RELU, SILU, TANH, SIGMOID, LINEAR };
 

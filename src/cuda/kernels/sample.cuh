@@ -39,7 +39,7 @@ typedef unsigned long long u64;
 // Keys that shared memory holds.
 #define HELD 4096
 // Columns that are drawn from as one at first, and how many of these there are
-// at most: sample.rs has the product.
+// at most.
 #define SPAN (AT_ONCE * WARP)
 #define MOST_SPANS 2048
 
