@@ -27,7 +27,7 @@ pub(super) struct NormArgument {
     pub width: i32,
 }
 
-/// `struct Linear` of `linear.cuh`.
+/// `struct Linear` of `linear/layer.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LinearArgument {

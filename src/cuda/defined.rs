@@ -3,7 +3,9 @@
 
 /// What the launches have to know is defined in.
 pub(super) const COMMON: &str = include_str!("kernels/common.cuh");
-pub(super) const LINEAR: &str = include_str!("kernels/linear.cuh");
+pub(super) const LINEAR_TENSOR: &str = include_str!("kernels/linear/tensor.cuh");
+pub(super) const LINEAR_FEW: &str = include_str!("kernels/linear/few.cuh");
+pub(super) const LINEAR_PLAIN: &str = include_str!("kernels/linear/plain.cuh");
 pub(super) const ATTENTION: &str = include_str!("kernels/attention.cuh");
 pub(super) const SAMPLE: &str = include_str!("kernels/sample.cuh");
 

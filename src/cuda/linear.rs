@@ -1,10 +1,10 @@
-//! Which of the kernels of `linear.cuh` computes a linear layer, and its grid.
+//! Which of the kernels in `kernels/linear` computes a linear layer, and its grid.
 //! All of them give the same bits.
 
 use std::env;
 
 use super::arguments::LinearArgument;
-use super::defined::{LINEAR, defined};
+use super::defined::{LINEAR_FEW, LINEAR_PLAIN, LINEAR_TENSOR, defined};
 use super::module::{Grid, Kernel, Order};
 use super::network::STEP;
 use super::{CudaError, Device, During, Format, Result};
@@ -22,10 +22,10 @@ const MOST_FEW: usize = 64;
 const PLAIN_FEW: usize = 32;
 
 /// Inputs that are summed before the sums are.
-const CHUNK: usize = defined(LINEAR, "CHUNK");
+const CHUNK: usize = defined(LINEAR_TENSOR, "CHUNK");
 
 /// Warps of a block that share the chunks of a sum.
-const MOST_WARPS: usize = defined(LINEAR, "MOST_WARPS");
+const MOST_WARPS: usize = defined(LINEAR_TENSOR, "MOST_WARPS");
 
 /// Warps of the kernel for few rows on a multiprocessor: enough weights are
 /// under way, and blocks of the next kernel have room to ask for theirs.
@@ -33,12 +33,12 @@ const FEW_WARPS: usize = 16;
 
 /// Rows up to which each block of the kernel for few computes a LayerNorm for
 /// itself, and the numbers of a row.
-const NORMED_ROWS: usize = defined(LINEAR, "NORMED_ROWS");
-const MOST_WIDTH: usize = defined(LINEAR, "MOST_WIDTH");
+const NORMED_ROWS: usize = defined(LINEAR_FEW, "NORMED_ROWS");
+const MOST_WIDTH: usize = defined(LINEAR_FEW, "MOST_WIDTH");
 
 /// Parts of a sum in f32, each of `STEP` inputs, and rows of a block for few.
-const PLAIN_PARTS: usize = defined(LINEAR, "PLAIN_PARTS");
-const PLAIN_ROWS: usize = defined(LINEAR, "PLAIN_ROWS");
+const PLAIN_PARTS: usize = defined(LINEAR_PLAIN, "PLAIN_PARTS");
+const PLAIN_ROWS: usize = defined(LINEAR_PLAIN, "PLAIN_ROWS");
 
 /// The kernels of a format.
 #[derive(Debug)]

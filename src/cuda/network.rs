@@ -38,7 +38,7 @@ pub struct Shape {
     pub scales: Vec<f32>,
     /// Added to variances.
     pub epsilon: f32,
-    /// Number of the activation in `linear.cuh`.
+    /// Number of the activation in `linear/layer.cuh`.
     pub activation: i32,
 }
 

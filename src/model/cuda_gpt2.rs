@@ -326,7 +326,7 @@ fn shape(config: &Config) -> Shape {
             .map(|layer| config.attention_scale(layer))
             .collect(),
         epsilon: config.layer_norm_epsilon,
-        // The order of `enum Activation` in linear.cuh.
+        // The order of `enum Activation` in linear/layer.cuh.
         activation: match config.activation {
             Activation::Gelu => 0,
             Activation::GeluTanh => 1,

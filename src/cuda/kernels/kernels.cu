@@ -7,7 +7,9 @@
 
 #include "attention.cuh"
 #include "limits.cuh"
-#include "linear.cuh"
+#include "linear/few.cuh"
+#include "linear/many.cuh"
+#include "linear/plain.cuh"
 #include "norm.cuh"
 #include "sample.cuh"
 

@@ -2,7 +2,7 @@
 // values in registers. The results are kept alive, and are nothing.
 #pragma once
 
-#include "linear.cuh"
+#include "common.cuh"
 
 __device__ void read_through(uint32_t *out, const Eight *values, size_t count) {
     uint32_t seen = 0;
