@@ -86,9 +86,9 @@ impl Wanted<'_> {
     }
 }
 
-/// Rows that one pass takes; a grid has so many blocks in its second
-/// dimension, each of 16 rows at least.
-const MOST_ROWS: usize = 1 << 20;
+/// Rows that one pass takes: a grid has so many blocks in its second dimension,
+/// each of 16 rows at least.
+const MOST_ROWS: usize = 65_535 * 16;
 
 /// A pass under way.
 #[derive(Debug)]

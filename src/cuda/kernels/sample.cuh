@@ -149,9 +149,16 @@ struct Candidates {
     // All keys are below.
     __device__ uint32_t end() const { return ordered(highest) + 1; }
 
+    // Logits below have smaller keys, which is sooner seen than their keys.
+    __device__ float floor_of(uint32_t key) const {
+        float floor = from_ordered(key) * temperature;
+        return floor - (fabsf(floor) * 1e-6f + 1e-37f);
+    }
+
     __device__ float weight(uint32_t key) const { return expf(from_ordered(key) - highest); }
 
-    __device__ u64 kept(float logit) const {
+    __device__ u64 kept(float logit, float floor) const {
+        if (logit < floor) return 0;
         uint32_t of_logit = key(logit);
         float w = weight(of_logit);
         return of_logit >= least && w >= cut ? fixed_point(w) : 0;
@@ -169,9 +176,11 @@ struct Held {
 
     // Holds these if there is room, else none.
     __device__ void take(const Candidates &row, uint32_t from, uint32_t to) {
+        float floor = row.floor_of(from);
         if (threadIdx.x == 0) *counter = 0;
         __syncthreads();
         for_each(row.logits, row.columns, [&](int, float logit) {
+            if (logit < floor) return;
             uint32_t key = row.key(logit);
             if (key < from || key >= to) return;
             int at = atomicAdd(counter, 1);
@@ -183,16 +192,18 @@ struct Held {
     }
 };
 
-// How far below the highest logit the parts of a first round begin: keys are
-// far from evenly spread, and most of them of no interest.
+// How far below the highest logit the parts of a first round among all keys
+// begin: they are far from evenly spread, and most of them of no interest.
 __device__ inline float distance(int part) { return (float)(1 << (PARTS - 1 - part)) * 0.5f; }
 
-// The largest key from which on, up to `end`, there are as many as wanted or,
-// if `WEIGHED`, their weights sum up to that; it is at least `low`. What is
-// wanted is asked of the sum of all.
+// A key, `low` or above, from which on, up to `end`, there are as many as wanted
+// or, if `WEIGHED`, their weights sum up to that, and to `more` more at most:
+// where that can't be, the largest key of which the former is true. What is wanted
+// is asked of the sum of all.
 template <bool WEIGHED, class F>
 __device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint32_t end,
-                           F wanted_of) {
+                           F wanted_of, u64 more = 0) {
+    bool all = low == 0;
     u64 above = 0, wanted = 0;
     for (bool first = true; end - low > 1; first = false) {
         bool of_held = held.has(low, end);
@@ -200,8 +211,7 @@ __device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint
 #pragma unroll
         for (int i = 0; i < PARTS; i++) {
             bounds[i] = low + (uint32_t)((u64)(end - low) * i / PARTS);
-            if (first && !of_held && i > 0)
-                bounds[i] = max(low, ordered(row.highest - distance(i)));
+            if (first && all && i > 0) bounds[i] = ordered(row.highest - distance(i));
         }
         // How many there are from each bound on and, weighed, how much.
         uint32_t counts[PARTS] = {};
@@ -210,11 +220,11 @@ __device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint
             if (key >= end) return;
             u64 weight = WEIGHED ? fixed_point(row.weight(key)) : 0;
 #pragma unroll
-            for (int i = 0; i < PARTS; i++)
-                if (key >= bounds[i]) {
-                    counts[i]++;
-                    if (WEIGHED) sums[i] += weight;
-                }
+            for (int i = 0; i < PARTS; i++) {
+                if (key < bounds[i]) break;
+                counts[i]++;
+                if (WEIGHED) sums[i] += weight;
+            }
         };
         if (of_held)
             for (int i = threadIdx.x; i < held.count; i += SAMPLE_THREADS) tally(held.keys[i]);
@@ -231,7 +241,7 @@ __device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint
         block_totals(totals);
         if (first) wanted = wanted_of(totals[0]);
         // The last part from which on there is enough.
-        u64 above_part = above, left = 0;
+        u64 above_part = above, left = 0, from_low = 0;
         bool found = false;
 #pragma unroll
         for (int i = PARTS - 1; i >= 0; i--) {
@@ -239,6 +249,7 @@ __device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint
             found = i == 0 || above + totals[i] >= wanted;
             if (found) {
                 low = bounds[i];
+                from_low = above + totals[i];
                 left = totals[numbers + i] - left;
             } else {
                 end = bounds[i];
@@ -247,6 +258,7 @@ __device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint
             }
         }
         above = above_part;
+        if (from_low <= wanted + more) break;
         if (left <= HELD && end - low > 1 && !held.has(low, end)) held.take(row, low, end);
     }
     return low;
@@ -258,12 +270,14 @@ __device__ inline void top_k(Candidates &row, int k, uint32_t mine, Held &held) 
     if (k < 1 || k >= row.columns) return;
     auto wanted = [=](u64) { return (u64)k; };
     uint32_t low = 0, end = row.end();
-    if (k <= SAMPLE_THREADS) {
-        // As many threads have one that is as large as the k-th of these, and
-        // there are few more: those are held. Each looks at its own until then.
+    const int some = SAMPLE_THREADS / 8;
+    if (k <= SAMPLE_THREADS - 2 * some) {
+        // Of the threads' largest the k-th or one a little smaller: there are few
+        // more that are as large, and those are held. Each looks at its own until
+        // then.
         held.keys[threadIdx.x] = mine;
         held.count = SAMPLE_THREADS, held.low = 0, held.end = end;
-        low = search<false>(row, held, low, end, wanted);
+        low = search<false>(row, held, low, end, wanted, some);
         held.take(row, low, end);
     }
     row.least = search<false>(row, held, low, end, wanted);
@@ -301,6 +315,7 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
     __shared__ u64 found_left;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int spans = (row.columns + SPAN - 1) / SPAN;
+    float floor = row.floor_of(row.least);
     auto weights_of = [&](int span, u64 (&weights)[AT_ONCE]) {
         float logits[AT_ONCE];
 #pragma unroll
@@ -311,7 +326,7 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
 #pragma unroll
         for (int j = 0; j < AT_ONCE; j++) {
             bool is_column = span * SPAN + j * WARP + lane < row.columns;
-            weights[j] = is_column ? row.kept(logits[j]) : 0;
+            weights[j] = is_column ? row.kept(logits[j], floor) : 0;
         }
     };
     for (int span = warp; span < spans; span += SAMPLE_WARPS) {

@@ -43,6 +43,7 @@ template <class T, bool NORMED> __device__ void linear_few(const Linear &linear)
     // Of two turns, so that one is written while the other is read.
     __shared__ Two parts[2][NORMED ? NORMED_WARPS : MOST_WARPS][HALVES][WARP];
     alignas(16) __shared__ T normed_rows[NORMED ? NORMED_ROWS * (MOST_WIDTH + STEP) : 8];
+    __shared__ Statistics statistics[NORMED_ROWS];
     const T *x = static_cast<const T *>(linear.x);
     const T *w = static_cast<const T *>(linear.w);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
@@ -92,21 +93,32 @@ template <class T, bool NORMED> __device__ void linear_few(const Linear &linear)
         eight_of_row(scales, norm.weight, i, norm.width);
         eight_of_row(shifts, norm.bias, i, norm.width);
         after_previous();
+        // The block asks for a whole row at once, before warps share the rows.
+        float values[8];
+        eight_of_row(values, row_of(norm, first_row), i, norm.width);
+        for (int row = warp; row < rows; row += warps) {
+            const float *from = row_of(norm, first_row + row);
+            Statistics of_row = statistics_of(from, norm.width, norm.epsilon);
+            if (lane == 0) statistics[row] = of_row;
+        }
+        __syncthreads();
         // An odd number of half lines, so that rows lie in different banks.
         stride = linear.k | STEP;
         for (int row = 0; row < rows; row++) {
-            const float *from = row_of(norm, first_row + row);
-            // By each warp for itself.
-            Statistics of_row = statistics_of(from, norm.width, norm.epsilon);
+            if (row > 0) eight_of_row(values, row_of(norm, first_row + row), i, norm.width);
             if (i >= linear.k) continue;
-            float values[8];
-            eight_of_row(values, from, i, norm.width);
-            for (int e = 0; e < 8; e++)
-                if (i + e < norm.width) values[e] = normed(values[e], of_row, scales[e], shifts[e]);
             Eight packed;
 #pragma unroll
-            for (int p = 0; p < 4; p++)
-                packed.pairs[p] = two_of<T>(values[2 * p], values[2 * p + 1]);
+            for (int p = 0; p < 4; p++) {
+                float two[2];
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    int at = 2 * p + e;
+                    float v = normed(values[at], statistics[row], scales[at], shifts[at]);
+                    two[e] = i + at < norm.width ? v : 0.0f;
+                }
+                packed.pairs[p] = two_of<T>(two[0], two[1]);
+            }
             *reinterpret_cast<Eight *>(normed_rows + row * stride + i) = packed;
         }
         __syncthreads();
