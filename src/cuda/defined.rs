@@ -7,7 +7,8 @@ pub(super) const LINEAR_TENSOR: &str = include_str!("kernels/linear/tensor.cuh")
 pub(super) const LINEAR_FEW: &str = include_str!("kernels/linear/few.cuh");
 pub(super) const LINEAR_PLAIN: &str = include_str!("kernels/linear/plain.cuh");
 pub(super) const ATTENTION: &str = include_str!("kernels/attention.cuh");
-pub(super) const SAMPLE: &str = include_str!("kernels/sample.cuh");
+pub(super) const SAMPLE_ROW: &str = include_str!("kernels/sample/row.cuh");
+pub(super) const SAMPLE_PICK: &str = include_str!("kernels/sample/pick.cuh");
 
 /// The number that `#define name` gives in a source.
 ///

@@ -3,7 +3,7 @@
 use super::arguments::{HeadsArgument, LinearArgument, NormArgument, Then};
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
 use super::pending::{Memory, Pending};
-use super::sample::{self, Pick};
+use super::sample::{self, Choosing, Pick};
 use super::scratch::{Inputs, Layout, Places, Room, Scratch};
 use super::{BLOCK, CudaError, Result};
 use crate::kernels::pool;
@@ -341,11 +341,16 @@ impl Pass<'_> {
 
     /// The choices, from the logits.
     fn sample(&self) -> Result<()> {
-        let Scratch { logits, picked, .. } = &self.scratch;
-        let pointers = (picked.pointer, logits.pointer, self.places.picks);
+        let scratch = &self.scratch;
+        let choosing = Choosing {
+            logits: scratch.logits.pointer,
+            picks: self.places.picks,
+            slices: scratch.slices.pointer,
+            picked: scratch.picked.pointer,
+        };
         let Network { kernels, shape, .. } = self.network;
         let rows = self.picks.len();
-        kernels.sampling.launch(pointers, rows, shape.vocab_size)
+        kernels.sampling.launch(choosing, rows, shape.vocab_size)
     }
 
     /// The LayerNorm of the rows of the residual stream that `index` names, or

@@ -1,17 +1,20 @@
 //! The choice of the next token of each row, where its logits are.
 
-use super::defined::{SAMPLE, defined};
+use super::defined::{SAMPLE_PICK, SAMPLE_ROW, defined};
 use super::module::{Grid, Kernel, Order};
 use super::{CudaError, Device, During, Result};
 
-/// Threads of a block, which has one row.
-const THREADS: usize = defined(SAMPLE, "SAMPLE_THREADS");
+/// Threads of a block, which has one row or a slice of it.
+const THREADS: usize = defined(SAMPLE_ROW, "SAMPLE_THREADS");
+
+/// Columns of a slice.
+const SLICE: usize = THREADS * defined(SAMPLE_ROW, "AT_ONCE");
 
 /// Columns of the longest row of which the kernel's sums have room for.
 pub(super) const MOST_COLUMNS: usize =
-    32 * defined(SAMPLE, "AT_ONCE") * defined(SAMPLE, "MOST_SPANS");
+    32 * defined(SAMPLE_ROW, "AT_ONCE") * defined(SAMPLE_PICK, "MOST_SPANS");
 
-/// `struct Pick` of `sample.cuh` as words: what is wanted of a row of logits.
+/// `struct Pick` of `sample/row.cuh` as words: what is wanted of a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pick([u32; Self::WORDS]);
 
@@ -98,39 +101,66 @@ impl Picked {
     }
 }
 
-/// The kernel.
+/// The kernels: one looks at slices of a row, one chooses.
 #[derive(Debug)]
 pub(super) struct Sampling {
     device: Device,
-    kernel: Kernel,
+    scan: Kernel,
+    sample: Kernel,
+}
+
+/// Memory that rows are chosen from and to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choosing {
+    /// `[rows, vocab]`
+    pub logits: u64,
+    /// `[rows]`
+    pub picks: u64,
+    /// What is found in slices: as many words for each row as
+    /// [`slice_words`] says.
+    pub slices: u64,
+    /// `[rows]`
+    pub picked: u64,
+}
+
+/// Words that the slices of a row take: `struct Slice` of `sample/scan.cuh`.
+pub(super) fn slice_words(vocab: usize) -> usize {
+    6 * vocab.div_ceil(SLICE)
 }
 
 impl Sampling {
     pub(super) fn new(device: &Device) -> Result<Self> {
         Ok(Self {
             device: device.clone(),
-            kernel: device.named_kernel("sample")?,
+            scan: device.named_kernel("scan")?,
+            sample: device.named_kernel("sample")?,
         })
     }
 
-    /// Writes what `rows` picks choose of logits `[rows, vocab]` to picked
-    /// `[rows]`; nothing for those that want the row.
-    pub(super) fn launch(
-        &self,
-        (picked, logits, picks): (u64, u64, u64),
-        rows: usize,
-        vocab: usize,
-    ) -> Result<()> {
-        let vocab = vocab as i32;
-        let mut launch = self.kernel.begin();
-        launch.arg(&picked).arg(&logits).arg(&picks).arg(&vocab);
+    /// Writes what `rows` picks choose of rows of logits; nothing for those that
+    /// want the row.
+    pub(super) fn launch(&self, choosing: Choosing, rows: usize, vocab: usize) -> Result<()> {
+        let Choosing {
+            logits,
+            picks,
+            slices,
+            picked,
+        } = choosing;
+        let (stream, order) = (&self.device.stream, Order::Overlapping);
+        let columns = vocab as i32;
+        let mut scan = self.scan.begin();
+        scan.arg(&slices).arg(&logits).arg(&picks).arg(&columns);
+        let mut sample = self.sample.begin();
+        sample.arg(&picked).arg(&logits).arg(&slices).arg(&picks);
+        sample.arg(&columns);
         // SAFETY: the callers give memory of these shapes, and picks of no
         // more columns than a row has; an id that is chosen is one of these.
         unsafe {
+            let grid = Grid(rows, vocab.div_ceil(SLICE), THREADS);
+            scan.launch(stream, grid, order).during("scan")?;
             let grid = Grid(rows, 1, THREADS);
-            launch.launch(&self.device.stream, grid, Order::Overlapping)
+            sample.launch(stream, grid, order).during("sample")
         }
-        .during("sample")
     }
 }
 
@@ -162,9 +192,15 @@ impl Device {
         check(picks, vocab)?;
         let words: Vec<u32> = picks.iter().flat_map(|pick| pick.words()).collect();
         let (logits, words) = (self.upload(logits)?, self.upload(&words)?);
+        let slices = self.zeros::<u32>(picks.len() * slice_words(vocab))?;
         let picked = self.zeros::<u32>(picks.len() * Picked::WORDS)?;
-        let pointers = (picked.pointer, logits.pointer, words.pointer);
-        Sampling::new(self)?.launch(pointers, picks.len(), vocab)?;
+        let choosing = Choosing {
+            logits: logits.pointer,
+            picks: words.pointer,
+            slices: slices.pointer,
+            picked: picked.pointer,
+        };
+        Sampling::new(self)?.launch(choosing, picks.len(), vocab)?;
         let words = self.read(&picked, picked.len())?;
         Ok(Picked::all(&words).collect())
     }

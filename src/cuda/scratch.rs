@@ -5,7 +5,7 @@ use super::arguments::{RowsArgument, Spread, TILE_ROWS};
 use super::device::{Buffer, Pinned};
 use super::network::{Network, padded};
 use super::pass::{Rows, Wanted};
-use super::sample::{Pick, Picked};
+use super::sample::{Pick, Picked, slice_words};
 
 /// How much a pass needs.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,8 @@ pub(super) struct Scratch {
     pub(super) inner: Buffer<u8>,
     /// `[logit_rows, vocab_size]`
     pub(super) logits: Buffer<f32>,
+    /// What is found in slices of the logits.
+    pub(super) slices: Buffer<u32>,
     /// What was chosen: `[logit_rows]` times [`Picked`].
     pub(super) picked: Buffer<u32>,
     picked_on_host: Pinned,
@@ -137,6 +139,7 @@ impl Scratch {
             qkv: device.zeros(rows * 3 * shape.n_embd * bytes)?,
             inner: device.zeros(rows * padded(shape.n_inner) * bytes)?,
             logits: device.zeros(logit_rows * shape.vocab_size)?,
+            slices: device.zeros(logit_rows * slice_words(shape.vocab_size))?,
             picked: device.zeros(logit_rows * Picked::WORDS)?,
             picked_on_host: device.pinned(logit_rows * Picked::WORDS)?,
         })

@@ -215,6 +215,7 @@ std::map<std::string, Binder> &kernels = *new std::map<std::string, Binder>{
     {"multiply_add_f16", binder(+[](float *, int) {})},
     FOR_ALL(f32),          FOR_ALL(bf16),         FOR_ALL(f16),         FOR_TENSORS(bf16),
     FOR_TENSORS(f16),      ENTRY(linear_few_f32), ENTRY(linear_many_f32), ENTRY(attention_f32),
+    ENTRY(scan),
     ENTRY(sample),
 };
 

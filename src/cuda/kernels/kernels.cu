@@ -11,7 +11,7 @@
 #include "linear/many.cuh"
 #include "linear/plain.cuh"
 #include "norm.cuh"
-#include "sample.cuh"
+#include "sample/pick.cuh"
 
 // x [rows, width] = wte[tokens] + wpe[positions]; a block of threads for a row.
 template <class T>
@@ -88,8 +88,12 @@ KERNEL __launch_bounds__(PLAIN_WARPS * WARP)
     attention_plain(out, cache, qkv, rows, heads, stride, padded, writes);
 }
 KERNEL __launch_bounds__(SAMPLE_THREADS)
-    sample(Picked *picked, const float *logits, const Pick *picks, int vocab) {
-    pick_token(picked, logits, picks, vocab);
+    scan(Slice *slices, const float *logits, const Pick *picks, int vocab) {
+    scan_slice(slices, logits, picks, vocab);
+}
+KERNEL __launch_bounds__(SAMPLE_THREADS) sample(Picked *picked, const float *logits,
+                                                const Slice *slices, const Pick *picks, int vocab) {
+    pick_token(picked, logits, slices, picks, vocab);
 }
 KERNEL read_through_u8(uint32_t *out, const Eight *values, size_t count) {
     read_through(out, values, count);

@@ -1,39 +1,16 @@
 // The choice of a row's next token, by the definitions of src/engine/sampling:
-// temperature and top-k look at logits; a token's weight is e^(logit − highest)
+// temperature and top-k look at logits; a token's weight is e^(logit - highest)
 // of what is left, top-p and min-p keep the tokens from some weight on, and the
 // draw inverts the cumulative distribution in the order of ids.
-//
-// Weights are added up as whole numbers, exact in any order, so that a row's
-// choice has the same bits whatever else is computed.
 #pragma once
 
-#include "common.cuh"
-
-// What is wanted of a row; sample.rs has the same numbers and fields.
-enum PickKind { WHOLE_ROW, GREEDY, DRAW };
-struct Pick {
-    // In [0, 1): where the draw inverts the distribution.
-    double u;
-    int kind;
-    // Columns that may be chosen; those after them count in the total only.
-    int columns;
-    // 0 keeps all.
-    int top_k;
-    float temperature, top_p, min_p;
-};
+#include "scan.cuh"
 
 struct Picked {
     uint32_t id;
     float logprob;
 };
 
-// As shuffles take it.
-typedef unsigned long long u64;
-
-#define SAMPLE_THREADS 512
-#define SAMPLE_WARPS (SAMPLE_THREADS / WARP)
-// Loads of a thread at a time.
-#define AT_ONCE 8
 // Parts into which a search divides a range of keys in each round.
 #define PARTS 8
 // Keys that shared memory holds.
@@ -42,59 +19,6 @@ typedef unsigned long long u64;
 // at most.
 #define SPAN (AT_ONCE * WARP)
 #define MOST_SPANS 2048
-
-// The largest of all threads' values, the same for each.
-__device__ inline u64 block_max(u64 v) {
-    __shared__ u64 parts[SAMPLE_WARPS];
-    auto larger = [](u64 a, u64 b) { return a > b ? a : b; };
-    v = warp_fold(v, larger);
-    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = v;
-    __syncthreads();
-    for (int warp = 0; warp < SAMPLE_WARPS; warp++) v = larger(v, parts[warp]);
-    __syncthreads();
-    return v;
-}
-
-// The sums of the lanes' values: each lane gets one of them, and its number.
-// Halves are exchanged instead of all values summed by all lanes. `number` is 0
-// before.
-template <int count, int mask = WARP / 2>
-__device__ inline u64 warp_totals(u64 (&values)[count], int &number) {
-    if constexpr (mask == 0) {
-        return values[0];
-    } else if constexpr (count == 1) {
-        values[0] += __shfl_xor_sync(ALL_LANES, values[0], mask);
-        return warp_totals<1, mask / 2>(values, number);
-    } else {
-        bool upper = threadIdx.x & mask;
-        u64 half[count / 2];
-#pragma unroll
-        for (int i = 0; i < count / 2; i++) {
-            u64 given = upper ? values[i] : values[count / 2 + i];
-            u64 kept = upper ? values[count / 2 + i] : values[i];
-            half[i] = kept + __shfl_xor_sync(ALL_LANES, given, mask);
-        }
-        if (upper) number += count / 2;
-        return warp_totals<count / 2, mask / 2>(half, number);
-    }
-}
-
-// The sums of all threads' values, the same for each; `count` is a power of two.
-template <int count> __device__ inline void block_totals(u64 (&values)[count]) {
-    static_assert(count <= SAMPLE_WARPS && SAMPLE_WARPS <= WARP, "a warp for each total");
-    __shared__ u64 parts[count][SAMPLE_WARPS + 1], totals[count];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, number = 0;
-    u64 of_warp = warp_totals(values, number);
-    parts[number][warp] = of_warp;
-    __syncthreads();
-    if (warp < count) {
-        u64 total = warp_sum(lane < SAMPLE_WARPS ? parts[warp][lane] : 0);
-        if (lane == 0) totals[warp] = total;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < count; i++) values[i] = totals[i];
-}
 
 // f(i, row[i]) for a thread's share of the columns.
 template <class F> __device__ inline void for_each(const float *row, int columns, F f) {
@@ -112,25 +36,6 @@ template <class F> __device__ inline void for_each(const float *row, int columns
         }
     }
 }
-
-// Numbers in the order of the floats, equal where these are; 0 for NaN.
-__device__ inline uint32_t ordered(float v) {
-    // Makes one zero of two.
-    uint32_t bits = __float_as_uint(v + 0.0f);
-    if (v != v) return 0;
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
-__device__ inline float from_ordered(uint32_t number) {
-    return __uint_as_float(number >> 31 ? number ^ 0x80000000u : ~number);
-}
-
-// A weight of 0 to 1 in units of 2^-44: 2^19 of them have room in a sum.
-__device__ inline u64 fixed_point(float weight) {
-    return weight > 0.0f ? (u64)(weight * 0x1p44f) : 0;
-}
-
-__device__ inline double from_fixed_point(u64 weight) { return (double)weight * 0x1p-44; }
 
 // What may be drawn of a row.
 struct Candidates {
@@ -264,9 +169,8 @@ __device__ uint32_t search(const Candidates &row, Held &held, uint32_t low, uint
     return low;
 }
 
-// Keeps the k largest and those equal to the last of them. `mine` is the
-// largest key of this thread's columns.
-__device__ inline void top_k(Candidates &row, int k, uint32_t mine, Held &held) {
+// Keeps the k largest and those equal to the last of them.
+__device__ inline void top_k(Candidates &row, int k, Held &held) {
     if (k < 1 || k >= row.columns) return;
     auto wanted = [=](u64) { return (u64)k; };
     uint32_t low = 0, end = row.end();
@@ -275,7 +179,10 @@ __device__ inline void top_k(Candidates &row, int k, uint32_t mine, Held &held) 
         // Of the threads' largest the k-th or one a little smaller: there are few
         // more that are as large, and those are held. Each looks at its own until
         // then.
-        held.keys[threadIdx.x] = mine;
+        uint32_t largest = 0;
+        for_each(row.logits, row.columns,
+                 [&](int, float logit) { largest = max(largest, ordered(logit)); });
+        held.keys[threadIdx.x] = row.key(from_ordered(largest));
         held.count = SAMPLE_THREADS, held.low = 0, held.end = end;
         low = search<false>(row, held, low, end, wanted, some);
         held.take(row, low, end);
@@ -372,46 +279,30 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
     return drawn;
 }
 
-// picked [rows], of logits [rows, vocab] and picks [rows]; a block for a row.
-// Rows that are wanted whole are left alone.
-__device__ inline void pick_token(Picked *picked, const float *logits, const Pick *picks,
-                                  int vocab) {
+// picked [rows], of logits [rows, vocab], what was found in their slices, and
+// picks [rows]; a block for a row. Rows that are wanted whole are left alone.
+__device__ inline void pick_token(Picked *picked, const float *logits, const Slice *slices,
+                                  const Pick *picks, int vocab) {
     // Keys, and later sums of spans.
     static_assert(HELD * sizeof(uint32_t) == MOST_SPANS * sizeof(u64), "room for both");
     alignas(8) __shared__ uint32_t room[HELD];
     __shared__ int counter;
-    after_previous();
+    // The batch was there before any kernel.
     const Pick pick = picks[blockIdx.x];
+    after_previous();
     if (pick.kind == WHOLE_ROW) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;
-    // The first of the largest, and the largest of all columns.
-    u64 mine = 0;
-    uint32_t largest = 0;
-    for_each(row, vocab, [&](int i, float logit) {
-        uint32_t number = ordered(logit);
-        u64 candidate = (u64)number << 32 | ~(uint32_t)i;
-        if (i < pick.columns && candidate > mine) mine = candidate;
-        if (number > largest) largest = number;
-    });
-    u64 best = block_max(mine);
-    uint32_t likeliest = best ? ~(uint32_t)best : 0;
-    auto logit_of = [](u64 candidate) { return from_ordered((uint32_t)(candidate >> 32)); };
-    float shift = from_ordered((uint32_t)block_max(largest));
-    u64 total[1] = {0};
-    for_each(row, vocab,
-             [&](int, float logit) { total[0] += fixed_point(expf(logit - shift)); });
-    block_totals(total);
-    float log_total = shift + logf((float)from_fixed_point(total[0]));
-
-    uint32_t id = likeliest;
+    int count = slices_of(vocab);
+    Scanned scanned = join_slices(slices + (size_t)blockIdx.x * count, count);
+    uint32_t id = scanned.likeliest;
     if (pick.kind == DRAW) {
         Candidates candidates{row, pick.columns, pick.temperature,
-                              logit_of(best) / pick.temperature};
+                              scanned.highest / pick.temperature};
         candidates.cut = pick.min_p;
         Held held{room, &counter};
-        top_k(candidates, pick.top_k, candidates.key(logit_of(mine)), held);
+        top_k(candidates, pick.top_k, held);
         if (pick.top_p < 1.0f) top_p(candidates, pick.top_p, held);
-        id = draw(candidates, pick.u, likeliest, reinterpret_cast<u64 *>(room));
+        id = draw(candidates, pick.u, id, reinterpret_cast<u64 *>(room));
     }
-    if (threadIdx.x == 0) picked[blockIdx.x] = Picked{id, row[id] - log_total};
+    if (threadIdx.x == 0) picked[blockIdx.x] = Picked{id, row[id] - scanned.log_total};
 }
