@@ -5,7 +5,7 @@
 #include "row.cuh"
 
 // Columns of a slice, in registers.
-#define SLICE (AT_ONCE * SAMPLE_THREADS)
+#define SLICE_COLUMNS (AT_ONCE * SAMPLE_THREADS)
 
 struct Slice {
     // The first of the largest logits that may be chosen: how `ordered` numbers
@@ -17,7 +17,7 @@ struct Slice {
     float top;
 };
 
-__device__ inline int slices_of(int vocab) { return (vocab + SLICE - 1) / SLICE; }
+__device__ inline int slices_of(int vocab) { return (vocab + SLICE_COLUMNS - 1) / SLICE_COLUMNS; }
 
 // slices [rows, slices], of logits [rows, vocab] and picks [rows]; a block for a
 // slice. Rows that are wanted whole are left alone.
@@ -28,7 +28,7 @@ __device__ inline void scan_slice(Slice *slices, const float *logits, const Pick
     after_previous();
     if (pick.kind == WHOLE_ROW) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;
-    int first = blockIdx.y * SLICE + threadIdx.x;
+    int first = blockIdx.y * SLICE_COLUMNS + threadIdx.x;
     float values[AT_ONCE];
 #pragma unroll
     for (int j = 0; j < AT_ONCE; j++) {
