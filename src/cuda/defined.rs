@@ -5,6 +5,7 @@
 pub(super) const COMMON: &str = include_str!("kernels/common.cuh");
 pub(super) const LINEAR_TENSOR: &str = include_str!("kernels/linear/tensor.cuh");
 pub(super) const LINEAR_FEW: &str = include_str!("kernels/linear/few.cuh");
+pub(super) const LINEAR_MANY: &str = include_str!("kernels/linear/many.cuh");
 pub(super) const LINEAR_PLAIN: &str = include_str!("kernels/linear/plain.cuh");
 pub(super) const ATTENTION: &str = include_str!("kernels/attention.cuh");
 pub(super) const SAMPLE_ROW: &str = include_str!("kernels/sample/row.cuh");

@@ -4,7 +4,7 @@
 use std::env;
 
 use super::arguments::LinearArgument;
-use super::defined::{LINEAR_FEW, LINEAR_PLAIN, LINEAR_TENSOR, defined};
+use super::defined::{LINEAR_FEW, LINEAR_MANY, LINEAR_PLAIN, LINEAR_TENSOR, defined};
 use super::module::{Grid, Kernel, Order};
 use super::network::STEP;
 use super::{CudaError, Device, During, Format, Result};
@@ -35,6 +35,19 @@ const FEW_WARPS: usize = 16;
 /// itself, and the numbers of a row.
 const NORMED_ROWS: usize = defined(LINEAR_FEW, "NORMED_ROWS");
 const MOST_WIDTH: usize = defined(LINEAR_FEW, "MOST_WIDTH");
+
+/// Rows and outputs of a block for some.
+const SOME_ROWS: usize = defined(LINEAR_MANY, "SOME_ROWS");
+const SOME_OUTPUTS: usize = defined(LINEAR_MANY, "SOME_OUTPUTS");
+
+/// Rows and outputs of a block for many, and its threads.
+const TILE: usize = defined(LINEAR_MANY, "TILE");
+const MANY_THREADS: usize = defined(LINEAR_MANY, "MANY_THREADS");
+
+/// Rows and outputs of a block for many in f32, and its threads, each of which
+/// has so many of both.
+const PLAIN_TILE: usize = defined(LINEAR_PLAIN, "PLAIN_TILE");
+const PLAIN_THREADS: usize = (PLAIN_TILE / defined(LINEAR_PLAIN, "PLAIN_EACH")).pow(2);
 
 /// Parts of a sum in f32, each of `STEP` inputs, and rows of a block for few.
 const PLAIN_PARTS: usize = defined(LINEAR_PLAIN, "PLAIN_PARTS");
@@ -101,7 +114,11 @@ impl Linear {
             None => match self.forced.unwrap_or(plain_way(rows)) {
                 Way::Few => (&self.few, plain_few_grid(rows, n, k)),
                 Way::Some | Way::Many => {
-                    let grid = Grid(n.div_ceil(64), rows.div_ceil(64), 256);
+                    let grid = Grid(
+                        n.div_ceil(PLAIN_TILE),
+                        rows.div_ceil(PLAIN_TILE),
+                        PLAIN_THREADS,
+                    );
                     (&self.many, grid)
                 }
             },
@@ -115,7 +132,7 @@ impl Linear {
                 }
                 Way::Many => {
                     let (x, y) = many_blocks(rows, n);
-                    (&self.many, Grid(x, y, 256))
+                    (&self.many, Grid(x, y, MANY_THREADS))
                 }
             },
         };
@@ -193,11 +210,11 @@ fn few_blocks(outputs: usize, most: usize) -> usize {
 }
 
 fn some_blocks(rows: usize, n: usize) -> (usize, usize) {
-    (n.div_ceil(32), rows.div_ceil(64))
+    (n.div_ceil(SOME_OUTPUTS), rows.div_ceil(SOME_ROWS))
 }
 
 fn many_blocks(rows: usize, n: usize) -> (usize, usize) {
-    (n.div_ceil(128), rows.div_ceil(128))
+    (n.div_ceil(TILE), rows.div_ceil(TILE))
 }
 
 #[cfg(test)]

@@ -24,11 +24,7 @@ struct Picked {
 template <class F> __device__ inline void for_each(const float *row, int columns, F f) {
     for (int first = threadIdx.x; first < columns; first += AT_ONCE * SAMPLE_THREADS) {
         float values[AT_ONCE];
-#pragma unroll
-        for (int j = 0; j < AT_ONCE; j++) {
-            int i = first + j * SAMPLE_THREADS;
-            values[j] = i < columns ? row[i] : 0.0f;
-        }
+        load_columns<SAMPLE_THREADS>(values, row, first, columns);
 #pragma unroll
         for (int j = 0; j < AT_ONCE; j++) {
             int i = first + j * SAMPLE_THREADS;
@@ -62,6 +58,7 @@ struct Candidates {
 
     __device__ float weight(uint32_t key) const { return expf(from_ordered(key) - highest); }
 
+    // Of what is no number, nothing.
     __device__ u64 kept(float logit, float floor) const {
         if (logit < floor) return 0;
         uint32_t of_logit = key(logit);
@@ -225,16 +222,9 @@ __device__ inline uint32_t draw(const Candidates &row, double u, uint32_t otherw
     float floor = row.floor_of(row.least);
     auto weights_of = [&](int span, u64 (&weights)[AT_ONCE]) {
         float logits[AT_ONCE];
+        load_columns<WARP>(logits, row.logits, span * SPAN + lane, row.columns);
 #pragma unroll
-        for (int j = 0; j < AT_ONCE; j++) {
-            int i = span * SPAN + j * WARP + lane;
-            logits[j] = i < row.columns ? row.logits[i] : 0.0f;
-        }
-#pragma unroll
-        for (int j = 0; j < AT_ONCE; j++) {
-            bool is_column = span * SPAN + j * WARP + lane < row.columns;
-            weights[j] = is_column ? row.kept(logits[j], floor) : 0;
-        }
+        for (int j = 0; j < AT_ONCE; j++) weights[j] = row.kept(logits[j], floor);
     };
     for (int span = warp; span < spans; span += SAMPLE_WARPS) {
         u64 weights[AT_ONCE], sum = 0;

@@ -97,3 +97,15 @@ __device__ inline u64 fixed_point(float weight) {
 }
 
 __device__ inline double from_fixed_point(u64 weight) { return (double)weight * 0x1p-44; }
+
+// A row's columns first, first + `stride` and so on, all asked for at once; from
+// `end` on, no numbers.
+template <int stride>
+__device__ inline void load_columns(float (&values)[AT_ONCE], const float *row, int first,
+                                    int end) {
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++) {
+        int i = first + j * stride;
+        values[j] = i < end ? row[i] : from_ordered(0);
+    }
+}

@@ -30,12 +30,7 @@ __device__ inline void scan_slice(Slice *slices, const float *logits, const Pick
     const float *row = logits + (size_t)blockIdx.x * vocab;
     int first = blockIdx.y * SLICE_COLUMNS + threadIdx.x;
     float values[AT_ONCE];
-#pragma unroll
-    for (int j = 0; j < AT_ONCE; j++) {
-        int i = first + j * SAMPLE_THREADS;
-        // What isn't there is no number.
-        values[j] = i < vocab ? row[i] : from_ordered(0);
-    }
+    load_columns<SAMPLE_THREADS>(values, row, first, vocab);
     u64 best = 0;
     uint32_t largest = 0;
 #pragma unroll
