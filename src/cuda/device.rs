@@ -40,6 +40,16 @@ impl Device {
         Ok(Self { stream, module })
     }
 
+    /// The same device with a stream of its own, to record there what another
+    /// thread's launches must not get into.
+    pub(super) fn beside(&self) -> Result<Self> {
+        let stream = self.stream.context().new_stream();
+        Ok(Self {
+            stream: stream.during("a stream to record on")?,
+            module: self.module.clone(),
+        })
+    }
+
     /// The device's number.
     pub fn ordinal(&self) -> usize {
         self.stream.context().ordinal()

@@ -23,8 +23,9 @@ const OVERLAPS_FROM: (i32, i32) = (9, 0);
 
 /// Shared memory of a multiprocessor, of what it and the first cache have
 /// together: the same for all kernels, or one that wants another share waits
-/// until the one before it is gone.
-const SHARED_PERCENT: i32 = 58;
+/// until the one before it is gone. The driver takes the next larger share that
+/// the device has: 132 of 228 KiB on a Hopper.
+const SHARED_PERCENT: i32 = 57;
 
 /// `0` launches each kernel after the one before it, to be compared.
 const OVERLAP: &str = "GPT2_CUDA_OVERLAP";

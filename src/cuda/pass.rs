@@ -1,6 +1,7 @@
 //! One forward pass: the new tokens of several sequences, a row for each.
 
 use super::arguments::{HeadsArgument, LinearArgument, NormArgument, Then};
+use super::launch::Kernels;
 use super::network::{Cache, Matrix, Network, Norm, Shape, padded};
 use super::pending::{Memory, Pending};
 use super::sample::{self, Choosing, Pick};
@@ -94,6 +95,8 @@ const MOST_ROWS: usize = 65_535 * 16;
 #[derive(Debug)]
 pub struct Pass<'a> {
     pub(super) network: &'a Network,
+    /// Those of the network, or of the stream on which the pass is recorded.
+    pub(super) kernels: &'a Kernels,
     pub(super) scratch: Scratch,
     /// Rows that are computed.
     pub(super) rows: usize,
@@ -128,6 +131,7 @@ impl Network {
         let places = scratch.write(self, Inputs { rows, wanted }, layout)?;
         let pass = Pass {
             network: self,
+            kernels: &self.kernels,
             scratch,
             rows: count,
             positions: rows.positions.to_vec(),
@@ -169,6 +173,7 @@ impl Network {
         self.device.write(x, &mut scratch.x)?;
         let pass = Pass {
             network: self,
+            kernels: &self.kernels,
             scratch,
             rows,
             positions: Vec::new(),
@@ -205,7 +210,7 @@ impl Pass<'_> {
         let pointers = (self.scratch.x.pointer, wte.values.pointer, wpe.pointer);
         let widths = (self.network.shape.n_embd as i32, wte.padded_k as i32);
         let rows = (self.places.argument, self.rows);
-        self.network.kernels.embed(pointers, rows, widths)
+        self.kernels.embed(pointers, rows, widths)
     }
 
     /// x += attn(ln_1(x)), with block `i`.
@@ -213,10 +218,7 @@ impl Pass<'_> {
     /// # Errors
     /// [`CudaError::Driver`].
     pub fn attend(&mut self, i: usize, cache: &mut Cache) -> Result<()> {
-        let Network {
-            kernels, blocks, ..
-        } = self.network;
-        let (block, cache) = (&blocks[i], cache.layers[i].pointer);
+        let (block, cache) = (&self.network.blocks[i], cache.layers[i].pointer);
         let Scratch {
             x, attended, qkv, ..
         } = &self.scratch;
@@ -225,7 +227,9 @@ impl Pass<'_> {
         let pointers = (attended.pointer, cache, qkv.pointer);
         let widths = (self.qkv_stride(), block.attn_c_proj.padded_k as i32);
         let rows = (self.places.argument, self.rows);
-        kernels.attention(pointers, rows, self.places.spread, self.heads(i), widths)?;
+        let spread = self.places.spread;
+        self.kernels
+            .attention(pointers, rows, spread, self.heads(i), widths)?;
         let attended = From::Rows(attended.pointer);
         self.linear(attended, &block.attn_c_proj, Then::Add, x.pointer)
     }
@@ -269,12 +273,7 @@ impl Pass<'_> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let Network {
-            kernels,
-            device,
-            shape,
-            ..
-        } = self.network;
+        let Network { device, shape, .. } = self.network;
         let list = device.upload(rows)?;
         let out = device.zeros::<f32>(rows.len() * shape.n_head * most)?;
         let pointers = (
@@ -284,7 +283,9 @@ impl Pass<'_> {
         );
         let list = (list.pointer, rows.len());
         let widths = (self.qkv_stride(), most as i32);
-        kernels.attention_weights(pointers, self.places.argument, list, self.heads(i), widths)?;
+        let argument = self.places.argument;
+        self.kernels
+            .attention_weights(pointers, argument, list, self.heads(i), widths)?;
         device.read(&out, out.len())
     }
 
@@ -348,9 +349,10 @@ impl Pass<'_> {
             slices: scratch.slices.pointer,
             picked: scratch.picked.pointer,
         };
-        let Network { kernels, shape, .. } = self.network;
-        let rows = self.picks.len();
-        kernels.sampling.launch(choosing, rows, shape.vocab_size)
+        let vocab = self.network.shape.vocab_size;
+        self.kernels
+            .sampling
+            .launch(choosing, self.picks.len(), vocab)
     }
 
     /// The LayerNorm of the rows of the residual stream that `index` names, or
@@ -377,7 +379,7 @@ impl Pass<'_> {
         then: Then,
         (y, rows): (u64, usize),
     ) -> Result<()> {
-        let kernels = &self.network.kernels;
+        let kernels = self.kernels;
         let (x, norm) = match from {
             From::Rows(x) => (x, NormArgument::default()),
             From::Norm(norm) if kernels.linear.norms(rows, matrix.padded_k) => (0, norm),

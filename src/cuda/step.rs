@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use cudarc::driver::{CudaGraph, sys};
+use cudarc::driver::{CudaGraph, result, sys};
 
+use super::launch::Kernels;
 use super::network::{Cache, Network};
 use super::pass::{Pass, Rows, Wanted};
 use super::pending::{Memory, Pending};
 use super::sample::Pick;
 use super::scratch::{Inputs, Layout, Room, Scratch};
-use super::{BLOCK, CudaError, During, Result};
+use super::{BLOCK, CudaError, Device, During, Result};
 use crate::kernels::pool;
 
 const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
@@ -24,6 +25,20 @@ pub(super) struct Step {
 // the context to the thread that calls it. Whoever takes a step out of the
 // network has it alone.
 unsafe impl Send for Step {}
+
+impl Step {
+    /// Launches it in the order of the device's stream.
+    fn launch(&self, device: &Device) -> Result<()> {
+        let stream = &device.stream;
+        let bound = stream.context().bind_to_thread();
+        let what = "a recorded step";
+        bound.during(what)?;
+        let (graph, stream) = (self.graph.cu_graph_exec(), stream.cu_stream());
+        // SAFETY: both are of the device's context; the graph lives as long as
+        // the step, and its memory with it.
+        unsafe { result::graph::launch(graph, stream) }.during(what)
+    }
+}
 
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,10 +69,10 @@ impl Network {
             Some(step) => step,
             None => self.record(bucket, cache)?,
         };
-        let scratch = &mut step.scratch;
-        scratch.write(self, Inputs { rows, wanted }, self.layout(bucket))?;
-        step.graph.launch().during("a recorded step")?;
-        scratch.send_choices(self, wanted.picks)?;
+        let inputs = Inputs { rows, wanted };
+        step.scratch.write(self, inputs, self.layout(bucket))?;
+        step.launch(&self.device)?;
+        step.scratch.send_choices(self, wanted.picks)?;
         Ok(Pending {
             memory: Memory::Step(key, step),
             picks: wanted.picks.to_vec(),
@@ -87,6 +102,7 @@ impl Network {
         let places = scratch.write(self, Inputs::default(), layout)?;
         let mut pass = Pass {
             network: self,
+            kernels: &self.kernels,
             scratch,
             rows: bucket,
             positions: Vec::new(),
@@ -97,7 +113,12 @@ impl Network {
         // kernel when it is first launched, which it can't while it records.
         pass.launch_all(cache)?;
         self.device.wait()?;
-        let stream = &self.device.stream;
+        // On a stream of its own: whatever another thread launches meanwhile
+        // would be recorded, too.
+        let device = self.device.beside()?;
+        let kernels = Kernels::new(&device, self.format)?;
+        pass.kernels = &kernels;
+        let stream = &device.stream;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).during("recording")?;
         let launched = pass.launch_all(cache);

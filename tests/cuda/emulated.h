@@ -72,6 +72,7 @@ template <class T> void store_two(T *to, float first, float second) {
 
 void after_previous();
 inline void prefetch(const void *) {}
+template <class V> V of_batch(const V *at) { return *at; }
 
 template <class V> V from_lane(V v, int lane) {
     memcpy(warp_board[threadIdx.x % 32], &v, sizeof v);

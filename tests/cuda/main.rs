@@ -263,6 +263,35 @@ fn passes_under_way_together_change_no_bit() {
     }
 }
 
+/// Each thread records steps for its cache while others compute.
+#[test]
+fn threads_that_share_a_model_change_no_bit() {
+    let model = on_gpu(&odd(), Dtype::Bf16);
+    let ids = some_ids(0..6);
+    let expected = whole(&model, &ids);
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(|| {
+                for chunk in [1, 2] {
+                    let found = logits(&model, &ids, chunk, &mut NoRecorder);
+                    assert!(found == expected, "chunks of {chunk}");
+                }
+                let mut cache = model.cache(8 * 32).unwrap();
+                let mut leases: Vec<_> = (0..8).map(|_| cache.lease()).collect();
+                for count in 1..=8 {
+                    let mut batch = Batch::new();
+                    for lease in &mut leases[..count] {
+                        lease.grow(1).unwrap();
+                        batch.push(&ids[..1], lease, LogitRows::Last).unwrap();
+                    }
+                    let found = model.forward(&batch, &mut cache).unwrap();
+                    assert!((0..count).all(|row| found.row(row) == &*expected[0]));
+                }
+            });
+        }
+    });
+}
+
 /// Values that f16 doesn't hold: an infinity would be NaN where it meets the
 /// weight of 0 that a row has for the tokens after it.
 #[test]

@@ -198,7 +198,7 @@ __device__ inline Attended attend(Q query, const T *cache, const uint32_t *table
 // Few rows, which wait for what they read: a row and head for a block, whose
 // warps share the segments. `list` names the rows, or it is all of them. With
 // `writes`, the row's key and value go into the cache first.
-#define SEGMENTS 12
+#define SEGMENTS 8
 template <class T>
 __device__ void attention_few(T *out, T *cache, const T *qkv, const Rows &rows,
                               const uint32_t *list, const Heads &heads, int stride, int padded,
@@ -206,13 +206,13 @@ __device__ void attention_few(T *out, T *cache, const T *qkv, const Rows &rows,
     alignas(16) __shared__ T numbers[MOST_HEAD];
     __shared__ float tops[SEGMENTS], weights[SEGMENTS], parts[SEGMENTS][SLICE];
     // The batch was there before any kernel.
-    int row = list ? list[blockIdx.x] : blockIdx.x, head = blockIdx.y;
-    int position = rows.positions[row];
+    int row = list ? of_batch(list + blockIdx.x) : blockIdx.x, head = blockIdx.y;
+    int position = of_batch(rows.positions + row);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     int group = lane / 4, q = lane % 4;
-    const uint32_t *table = table_of(rows, row);
+    const uint32_t *table = rows.tables + (size_t)of_batch(rows.sequences + row) * rows.stride;
     for (int first = warp * SEGMENT; first < min((warp + 1) * SEGMENT, position); first += BLOCK) {
-        const T *keys = keys_of(cache, table[first / BLOCK], head, heads);
+        const T *keys = keys_of(cache, of_batch(table + first / BLOCK), head, heads);
         const int line = 128 / sizeof(T);
         for (int i = lane * line; i < 2 * BLOCK * heads.padded; i += WARP * line)
             prefetch(keys + i);

@@ -52,6 +52,20 @@ __device__ inline void after_previous() {
 #endif
 }
 
+// What a batch says, for a kernel that reads it before `after_previous`. Each
+// step's batch lies where the last one's did: the multiprocessor's first cache
+// may still have that, so it is not asked.
+template <class V> __device__ inline V of_batch(const V *at) {
+    union {
+        uint32_t words[sizeof(V) / 4];
+        V value;
+    };
+#pragma unroll
+    for (int i = 0; i < sizeof(V) / 4; i++)
+        words[i] = __ldcg(reinterpret_cast<const uint32_t *>(at) + i);
+    return value;
+}
+
 // Asks for 128 bytes around an address, which are soon read.
 __device__ inline void prefetch(const void *at) {
     asm volatile("prefetch.global.L2 [%0];\n" ::"l"(at));

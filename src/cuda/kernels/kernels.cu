@@ -61,7 +61,7 @@ __device__ void embed(float *x, const T *wte, const float *wpe, const Rows &rows
     KERNEL __launch_bounds__(MANY_THREADS) linear_many_##name(Linear linear) {                     \
         linear_many<T>(linear);                                                                    \
     }                                                                                              \
-    KERNEL __launch_bounds__(SEGMENTS * WARP)                                                      \
+    KERNEL __launch_bounds__(SEGMENTS * WARP, 2)                                                   \
         attention_few_##name(T *out, T *cache, const T *qkv, Rows rows, const uint32_t *list,      \
                              Heads heads, int stride, int padded, int writes) {                    \
         attention_few<T>(out, cache, qkv, rows, list, heads, stride, padded, writes);              \

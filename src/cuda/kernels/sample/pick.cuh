@@ -278,7 +278,7 @@ __device__ inline void pick_token(Picked *picked, const float *logits, const Sli
     alignas(8) __shared__ uint32_t room[HELD];
     __shared__ int counter;
     // The batch was there before any kernel.
-    const Pick pick = picks[blockIdx.x];
+    const Pick pick = of_batch(picks + blockIdx.x);
     after_previous();
     if (pick.kind == WHOLE_ROW) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;

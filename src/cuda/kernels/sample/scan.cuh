@@ -24,7 +24,7 @@ __device__ inline int slices_of(int vocab) { return (vocab + SLICE_COLUMNS - 1) 
 __device__ inline void scan_slice(Slice *slices, const float *logits, const Pick *picks,
                                   int vocab) {
     // The batch was there before any kernel.
-    const Pick pick = picks[blockIdx.x];
+    const Pick pick = of_batch(picks + blockIdx.x);
     after_previous();
     if (pick.kind == WHOLE_ROW) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;
