@@ -10,8 +10,8 @@ batches=(1 2 4 8 16 24 32 48 64 96 128 256)
 prompts=(64 128 256 512 1024)
 
 cases() {
+    # Of two of each, the first finds memory and caches cold.
     for batch in "${batches[@]}"; do
-        # The first one records the step.
         for tokens in 2 64; do
             echo "{\"case\": \"decode\", \"batch\": $batch, \"prompt\": 32, \"tokens\": $tokens}"
         done
@@ -23,17 +23,15 @@ cases() {
 
 # Every other answer is one that counts.
 rates() {
-    sed -n 's/.*"tokens_per_second":\([0-9]*\).*/\1/p' | sed -n 'n;p' | tr '\n' '\t'
+    sed -n 's/.*"tokens_per_second":\([0-9]*\).*/\1/p; s/.*"error".*/error/p' | sed -n 'n;p'
 }
 
-{
-    printf 'kernel\t'
-    printf '%s rows\t' "${batches[@]}"
-    printf 'of %s\t' "${prompts[@]}"
-    for way in "" few some many "" few some many; do
-        printf '\n%s\t' "${way:-chosen}"
-        if [ -n "$way" ]; then export GPT2_CUDA_LINEAR="$way"; else unset GPT2_CUDA_LINEAR; fi
-        cases | "$gpt2" bench --device cuda --shape gpt2 --dtype "$dtype" --repl | rates
-    done
-    echo
-} | expand -t 9
+# A line, of a field for each argument and each line of the input.
+row() { { printf '%s\n' "$@" && cat; } | paste -s | expand -t 9; }
+
+{ printf '%s rows\n' "${batches[@]}" && printf 'of %s\n' "${prompts[@]}"; } | row kernel
+for way in "" few some many "" few some many; do
+    if [ -n "$way" ]; then export GPT2_CUDA_LINEAR="$way"; else unset GPT2_CUDA_LINEAR; fi
+    cases | "$gpt2" bench --device cuda --shape gpt2 --dtype "$dtype" --repl | rates |
+        row "${way:-chosen}"
+done

@@ -160,6 +160,13 @@ pub struct Network {
     pub(super) steps: Mutex<HashMap<(usize, u64), Step>>,
 }
 
+impl Drop for Network {
+    fn drop(&mut self) {
+        // What nobody waited for still runs. A device that fails no longer does.
+        let _ = self.device.wait();
+    }
+}
+
 impl Network {
     /// A model of these weights: `wpe [n_positions, n_embd]`, and `lm_head`
     /// where the head isn't `wte`.

@@ -19,6 +19,8 @@ const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0)
 pub(super) struct Step {
     graph: CudaGraph,
     pub(super) scratch: Scratch,
+    /// Its stream, and the kernels that the graph names.
+    device: Device,
 }
 
 // SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds
@@ -28,8 +30,8 @@ unsafe impl Send for Step {}
 
 impl Step {
     /// Launches it in the order of the device's stream.
-    fn launch(&self, device: &Device) -> Result<()> {
-        let stream = &device.stream;
+    fn launch(&self) -> Result<()> {
+        let stream = &self.device.stream;
         let bound = stream.context().bind_to_thread();
         let what = "a recorded step";
         bound.during(what)?;
@@ -71,7 +73,7 @@ impl Network {
         };
         let inputs = Inputs { rows, wanted };
         step.scratch.write(self, inputs, self.layout(bucket))?;
-        step.launch(&self.device)?;
+        step.launch()?;
         step.scratch.send_choices(self, wanted.picks)?;
         Ok(Pending {
             memory: Memory::Step(key, step),
@@ -115,10 +117,10 @@ impl Network {
         self.device.wait()?;
         // On a stream of its own: whatever another thread launches meanwhile
         // would be recorded, too.
-        let device = self.device.beside()?;
-        let kernels = Kernels::new(&device, self.format)?;
+        let beside = self.device.beside()?;
+        let kernels = Kernels::new(&beside, self.format)?;
         pass.kernels = &kernels;
-        let stream = &device.stream;
+        let stream = &beside.stream;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).during("recording")?;
         let launched = pass.launch_all(cache);
@@ -129,6 +131,7 @@ impl Network {
         Ok(Step {
             graph,
             scratch: pass.scratch,
+            device: self.device.clone(),
         })
     }
 }

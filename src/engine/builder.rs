@@ -8,7 +8,7 @@ use super::queue::Queue;
 use super::scheduler::{Bounds, Chunks};
 use super::sequence::Limits;
 use super::worker::{Forward, Setup, Worker};
-use super::{CacheSize, Engine, EngineError, Shared, Speculation, capacity};
+use super::{CacheSize, Engine, EngineError, Shared, Speculation, WorkerThread, capacity};
 use crate::kernels::pool;
 use crate::metrics::Metrics;
 use crate::model::{Config, Device, Dtype, Gpt2, KvDtype, LoadOptions, ModelFiles, Transformer};
@@ -245,7 +245,8 @@ impl EngineBuilder {
         let (commands, receiver) = mpsc::channel();
         let alive = Arc::new(AtomicBool::new(true));
         let life = Life(Arc::clone(&alive));
-        std::thread::Builder::new()
+        let is_awaited = self.device != Device::Cpu;
+        let thread = std::thread::Builder::new()
             .name("gpt2-worker".to_owned())
             .spawn(move || {
                 let _life = life;
@@ -257,6 +258,10 @@ impl EngineBuilder {
             config,
             tokenizer,
             commands,
+            _worker: WorkerThread {
+                thread: Some(thread),
+                is_awaited,
+            },
             queue: Queue::new(self.queue_requests, self.queue_tokens),
             alive,
             metrics,

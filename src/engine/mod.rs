@@ -26,6 +26,7 @@ mod worker;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -93,9 +94,29 @@ struct Shared {
     tokenizer: Option<Tokenizer>,
     /// Without a bound of its own: each command holds a place in the queue.
     commands: mpsc::Sender<Command>,
+    /// After `commands`, without which the thread ends.
+    _worker: WorkerThread,
     queue: Arc<Queue>,
     alive: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
+}
+
+/// The thread that owns the model.
+#[derive(Debug)]
+struct WorkerThread {
+    thread: Option<JoinHandle<()>>,
+    /// Whether it has to be gone when the engine is: a GPU's driver must not be
+    /// called by a thread while the process ends.
+    is_awaited: bool,
+}
+
+impl Drop for WorkerThread {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take().filter(|_| self.is_awaited) {
+            // If it panicked, it has said so.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Engine {
@@ -226,17 +247,22 @@ impl Engine {
         self.shared.alive.load(Ordering::Acquire)
     }
 
-    /// The token from which an empty prompt starts.
-    fn end_of_text(&self) -> Option<u32> {
-        self.config().eos_token_ids.first().copied()
+    /// Lets an empty text start from end-of-text.
+    ///
+    /// # Errors
+    /// [`EngineError::NoStart`] where the model has no such token.
+    pub fn start(&self, ids: &mut Vec<u32>) -> Result<(), EngineError> {
+        if ids.is_empty() {
+            let end_of_text = self.config().eos_token_ids.first();
+            ids.push(*end_of_text.ok_or(EngineError::NoStart)?);
+        }
+        Ok(())
     }
 
     /// Makes a request whole, or says what is wrong with it.
     fn check(&self, request: &mut Request) -> Result<(), EngineError> {
         let prompt = &mut request.prompt;
-        if prompt.is_empty() {
-            prompt.push(self.end_of_text().ok_or(EngineError::NoStart)?);
-        }
+        self.start(prompt)?;
         self.check_ids(prompt)?;
         let limit = self.config().n_positions;
         if prompt.len() >= limit {

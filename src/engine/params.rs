@@ -257,8 +257,8 @@ const fn range(low: f64, high: f64, open: bool, text: &'static str) -> Range {
     }
 }
 
-const NOT_NEGATIVE: Range = range(0.0, f64::MAX, false, "of 0 or more");
-const POSITIVE: Range = range(0.0, f64::MAX, true, "above 0");
+const NOT_NEGATIVE: Range = range(0.0, f64::MAX, false, "from 0 to 3.4e38");
+const POSITIVE: Range = range(0.0, f64::MAX, true, "above 0 and up to 3.4e38");
 const PROBABILITY: Range = range(0.0, 1.0, true, "above 0 and up to 1");
 const ZERO_TO_ONE: Range = range(0.0, 1.0, false, "from 0 to 1");
 const PENALTY: Range = range(-2.0, 2.0, false, "from -2 to 2");

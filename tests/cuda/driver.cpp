@@ -7,6 +7,7 @@
 #define GPT2_EMULATED
 #include "../../src/cuda/kernels/kernels.cu"
 
+#include <atomic>
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -338,8 +339,16 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
     // and 76: the compute capability.
     return *value = attribute == 16 ? 4 : attribute == 75 ? 9 : 0, 0;
 }
-API cuDevicePrimaryCtxRetain(void **context, int) { return *context = &mutex, 0; }
-API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+std::atomic<int> contexts{0};
+API cuDevicePrimaryCtxRetain(void **context, int) { return contexts++, *context = &mutex, 0; }
+API cuDevicePrimaryCtxRelease_v2(int) { return contexts--, 0; }
+// With CUDA_EMULATED_CLOSED, a process is to have closed all when it ends: the
+// real driver must not be called by a thread that still runs then.
+__attribute__((destructor)) void ends() {
+    if (contexts == 0 || !getenv("CUDA_EMULATED_CLOSED")) return;
+    fprintf(stderr, "emulated CUDA: the process ends with a device open\n");
+    _exit(3);
+}
 API cuCtxSetCurrent(void *) { return 0; }
 API cuCtxGetCurrent(void **context) { return *context = &mutex, 0; }
 API cuCtxSynchronize() { return do_all(); }

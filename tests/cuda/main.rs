@@ -22,6 +22,8 @@ use gpt2_engine::model::{
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
 
 fn on_gpu(model: &Gpt2, dtype: Dtype) -> CudaGpt2 {
+    // So that a device is opened once in all.
+    sampling::device();
     CudaGpt2::from_host(model, dtype, &cuda::Device::open(0).unwrap()).unwrap()
 }
 

@@ -1,5 +1,7 @@
 //! The device's choices beside the sampler's.
 
+use std::sync::OnceLock;
+
 use gpt2_engine::cuda;
 use gpt2_engine::engine::{SamplingOptions, SamplingParams, Strategy, processed_scores};
 use gpt2_engine::model::{
@@ -16,8 +18,10 @@ const ALL: Filters = Filters {
     min_p: 0.0,
 };
 
-fn device() -> cuda::Device {
-    cuda::Device::open(0).unwrap()
+/// Open as long as the tests run.
+pub fn device() -> &'static cuda::Device {
+    static DEVICE: OnceLock<cuda::Device> = OnceLock::new();
+    DEVICE.get_or_init(|| cuda::Device::open(0).unwrap())
 }
 
 /// Numbers that no seed has to be kept for.
@@ -38,7 +42,7 @@ fn draw(columns: usize, filters: Filters, u: f64) -> Wish {
 }
 
 fn picks(row: &[f32], wishes: &[Wish]) -> Vec<Picked> {
-    CudaGpt2::pick(&device(), &row.repeat(wishes.len()), wishes).unwrap()
+    CudaGpt2::pick(device(), &row.repeat(wishes.len()), wishes).unwrap()
 }
 
 /// The weights of what the sampler keeps of a row, 0 for the rest.

@@ -153,12 +153,24 @@ impl<'a> Sequences<'a> {
             model.forward(&batch, &mut cache)?;
             lease.commit(prompt);
         }
-        Ok(Self {
+        let mut sequences = Self {
             model,
             decode,
             cache,
             leases,
-        })
+        };
+        // The first step finds caches cold, or is recorded.
+        sequences.step(&vec![1; batch], &vec![TIMED; batch])?;
+        sequences.take_back();
+        Ok(sequences)
+    }
+
+    /// As the sequences were after their prompts.
+    fn take_back(&mut self) {
+        let prompt = self.decode.prompt;
+        self.leases
+            .iter_mut()
+            .for_each(|lease| lease.truncate(prompt));
     }
 
     /// Seconds of all steps; the sequences are then as they were.
@@ -180,10 +192,7 @@ impl<'a> Sequences<'a> {
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        let prompt = self.decode.prompt;
-        self.leases
-            .iter_mut()
-            .for_each(|lease| lease.truncate(prompt));
+        self.take_back();
         Ok(seconds)
     }
 
