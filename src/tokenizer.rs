@@ -16,7 +16,7 @@ pub enum TokenizerError {
     /// The checkpoint has no tokenizer.
     #[error(
         "the model has no tokenizer (looked for tokenizer.json, or vocab.json and merges.txt): \
-         give token ids instead of text"
+         it takes and gives token ids, no text"
     )]
     Missing,
     /// A file could not be read.

@@ -27,28 +27,29 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 struct SamplingArgs {
     /// Most tokens to generate [default: up to end-of-text or the context's end]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole)]
     max_tokens: Option<u64>,
     /// How to choose the next token: greedy, top-k or top-p
     #[arg(long, default_value = "greedy", value_parser = parse_strategy)]
     strategy: Strategy,
     /// Sample among the N likeliest tokens [default with top-k: 50]
-    #[arg(short, value_name = "N")]
+    #[arg(short, value_name = "N", allow_negative_numbers = true, value_parser = whole)]
     k: Option<u64>,
     /// Sample from the smallest set of tokens with this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number)]
     top_p: Option<f64>,
     /// Drop tokens less likely than P times the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number)]
     min_p: Option<f64>,
     /// Divides the logits: below 1 is safer, above is wilder, 0 is greedy [default: 1]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = number)]
     temperature: Option<f64>,
-    /// Makes tokens that were there before less likely, from 1 upwards
-    #[arg(long, value_name = "R")]
+    /// Above 1, tokens that were there before are less likely, below it likelier, with greedy, too
+    /// [default: 1]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = number)]
     repetition_penalty: Option<f64>,
     /// Seed of the draws [default: a new one each time]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = whole)]
     seed: Option<u64>,
     /// A text that ends the output and is not part of it; may be repeated
     #[arg(long, value_name = "STR")]
@@ -88,11 +89,22 @@ fn parse_strategy(name: &str) -> Result<Strategy, String> {
     Strategy::from_name(name).ok_or_else(|| "expected greedy, top-k or top-p".to_owned())
 }
 
+fn whole(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number that is not negative".to_owned())
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "expected a number".to_owned())
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let params = args.sampling.resolve()?;
     let engine = args.generation.engine()?;
     let prompt = Prompt::resolve(&engine, args.prompt, args.ids)?;
+    // What is refused is so before anything is printed.
+    let mut events = engine.submit(Request::new(prompt.ids, params))?;
     let mut out = std::io::stdout().lock();
     if !args.json {
         write!(out, "{}", prompt.text)?;
@@ -100,7 +112,6 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mut generated = prompt.text.clone();
     let mut token_ids = Vec::new();
-    let mut events = engine.submit(Request::new(prompt.ids, params))?;
     while let Some(event) = events.blocking_next() {
         match event {
             Event::Token(token) => {

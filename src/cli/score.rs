@@ -1,12 +1,19 @@
 //! `gpt2 score`: how likely the model finds a text.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 
 use anyhow::{Context, Result};
+use futures_util::{StreamExt, stream};
 
 use super::common::{Ids, ModelArgs, text_or_stdin};
+use crate::engine::Engine;
 use crate::scoring::{TextScore, score_text, stride};
+
+/// Lines that are scored together.
+const AT_A_TIME: usize = 32;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -18,13 +25,17 @@ pub struct Args {
     /// Token ids in place of a text, such as 1,2,3
     #[arg(long, conflicts_with_all = ["text", "file"])]
     ids: Option<Ids>,
+    /// Take each line of a file, of standard input where it is `-`, as a text of its own, and print
+    /// a line for each: its perplexity, its log probability and its number of tokens
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "file", "ids"])]
+    lines: Option<PathBuf>,
     /// Tokens that each window adds, where the text is longer than the context
     /// [default: half the context]
     #[arg(long, value_name = "TOKENS")]
     stride: Option<u64>,
     #[command(flatten)]
     model: ModelArgs,
-    /// Print one JSON object
+    /// Print one JSON object, with --lines one for each
     #[arg(long)]
     json: bool,
 }
@@ -33,6 +44,17 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let engine = args.model.engine()?;
     let stride = stride(args.stride, engine.config().n_positions)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let mut out = io::stdout().lock();
+    if let Some(file) = &args.lines {
+        let print = |score: &TextScore| match args.json {
+            true => print_json(&mut out, score),
+            false => print_line(&mut out, score),
+        };
+        return runtime.block_on(score_lines(&engine, open(file)?.lines(), stride, print));
+    }
     let ids = match (args.ids, args.file) {
         (Some(Ids(ids)), _) => ids,
         (None, Some(file)) => {
@@ -42,16 +64,64 @@ pub fn run(args: Args) -> Result<()> {
         }
         (None, None) => engine.tokenizer()?.encode(&text_or_stdin(args.text)?)?,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()?;
     let score = runtime.block_on(score_text(&engine, &ids, stride))?;
-    let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&score)?)?;
-        return Ok(());
+        return print_json(&mut out, &score);
     }
     print_table(&mut out, &score)
+}
+
+fn open(file: &Path) -> Result<Box<dyn BufRead>> {
+    if file == Path::new("-") {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let file = File::open(file).with_context(|| file.display().to_string())?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// Scores texts, several at a time, and prints them in their order.
+async fn score_lines(
+    engine: &Engine,
+    lines: impl Iterator<Item = io::Result<String>>,
+    stride: usize,
+    mut print: impl FnMut(&TextScore) -> Result<()>,
+) -> Result<()> {
+    let scores = stream::iter(lines.zip(1..)).map(|(line, number)| async move {
+        let score = score_line(engine, line, stride).await;
+        score.with_context(|| format!("line {number}"))
+    });
+    let mut scores = pin!(scores.buffered(AT_A_TIME));
+    while let Some(score) = scores.next().await {
+        print(&score?)?;
+    }
+    Ok(())
+}
+
+/// An empty line has a score, too, so that there are as many as lines.
+async fn score_line(engine: &Engine, line: io::Result<String>, stride: usize) -> Result<TextScore> {
+    let ids = engine.tokenizer()?.encode(&line?)?;
+    if ids.is_empty() {
+        return Ok(TextScore {
+            model: engine.model_name().to_owned(),
+            tokens: Vec::new(),
+            logprob_sum: 0.0,
+            token_count: 0,
+            perplexity: None,
+        });
+    }
+    Ok(score_text(engine, &ids, stride).await?)
+}
+
+fn print_json(out: &mut impl Write, score: &TextScore) -> Result<()> {
+    Ok(writeln!(out, "{}", serde_json::to_string(score)?)?)
+}
+
+fn print_line(out: &mut impl Write, score: &TextScore) -> Result<()> {
+    let perplexity = score
+        .perplexity
+        .map_or("-".to_owned(), |p| format!("{p:.3}"));
+    let (sum, count) = (score.logprob_sum, score.token_count);
+    Ok(writeln!(out, "{perplexity}\t{sum:.4}\t{count}")?)
 }
 
 fn print_table(out: &mut impl Write, score: &TextScore) -> Result<()> {

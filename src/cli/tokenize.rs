@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Usage;
-use super::common::{SourceArgs, text_or_stdin};
+use super::common::{Ids, SourceArgs, text_or_stdin};
 use crate::tokenizer::Tokenizer;
 
 #[derive(Debug, clap::Args)]
@@ -22,9 +22,9 @@ pub struct TokenizeArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct DetokenizeArgs {
-    /// Token ids
+    /// Token ids, apart or separated by commas
     #[arg(required = true, value_name = "ID")]
-    ids: Vec<u32>,
+    ids: Vec<Ids>,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -52,9 +52,10 @@ pub fn tokenize(args: TokenizeArgs) -> Result<()> {
 pub fn detokenize(args: DetokenizeArgs) -> Result<()> {
     let tokenizer = Tokenizer::load(&args.source.files()?.tokenizer)?;
     let size = tokenizer.vocab_size();
-    if let Some(id) = args.ids.iter().find(|&&id| id as usize >= size) {
+    let ids: Vec<u32> = args.ids.into_iter().flat_map(|Ids(ids)| ids).collect();
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= size) {
         return Err(Usage(format!("{id} is not below the vocabulary's size, {size}")).into());
     }
-    writeln!(std::io::stdout(), "{}", tokenizer.decode(&args.ids)?)?;
+    writeln!(std::io::stdout(), "{}", tokenizer.decode(&ids)?)?;
     Ok(())
 }

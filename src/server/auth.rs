@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::page;
 
 /// Routes that need no key, beside those of the page.
-const PUBLIC: &[&str] = &["/health", "/health/live"];
+const PUBLIC: &[&str] = &["/health", "/health/ready", "/health/live"];
 
 /// The keys that are accepted; without any, everyone is.
 #[derive(Clone, Default)]

@@ -99,7 +99,9 @@ fn bad(message: &str) -> ApiError {
 
 fn explained(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let path = error.path().to_string();
-    let path = if path == "." { String::new() } else { path };
+    // Where a name was expected, there is none to say.
+    let path = path.strip_suffix('?').unwrap_or(&path);
+    let path = path.strip_suffix('.').unwrap_or(path).to_owned();
     let error = error.into_inner();
     let said = error.to_string();
     if let Some((problem, name)) = key_problem(&said) {
@@ -206,6 +208,7 @@ mod tests {
             "{\"needed\": \"a\"} x",
             "null",
             "\u{feff}{}",
+            "{\"needed\": \"a\",}",
         ] {
             let (param, message) = refused(body);
             assert_eq!(param, None, "{body}");

@@ -87,6 +87,12 @@ impl ApiError {
         self
     }
 
+    /// About the request as a whole.
+    pub fn without_param(mut self) -> Self {
+        self.detail.param = None;
+        self
+    }
+
     /// With a code for programs.
     pub fn with_code(mut self, code: &'static str) -> Self {
         self.detail.code = Some(code);
@@ -95,9 +101,16 @@ impl ApiError {
 
     /// The same about the field `param`, if it is about the field `prompt`:
     /// the engine knows no other name for its input.
-    pub fn about_input(mut self, param: &'static str) -> Self {
-        if self.detail.param.as_deref() == Some("prompt") {
-            self.detail.param = Some(param.into());
+    pub fn about_input(self, param: impl Into<Cow<'static, str>>) -> Self {
+        self.renamed("prompt", param.into())
+    }
+
+    /// The same about the field `to`, if it is about the field `from`.
+    pub fn renamed(mut self, from: &str, to: Cow<'static, str>) -> Self {
+        if self.detail.param.as_deref() == Some(from) {
+            let named = (format!("`{from}`"), format!("`{to}`"));
+            self.detail.message = self.detail.message.replacen(&named.0, &named.1, 1);
+            self.detail.param = Some(to);
         }
         self
     }

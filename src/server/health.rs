@@ -46,6 +46,7 @@ pub async fn health(state: State<AppState>) -> (StatusCode, Json<Health>) {
     get,
     path = "/health/ready",
     tag = "operation",
+    security(()),
     responses((status = 200, body = Health), (status = 503, body = Health)),
 )]
 pub async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Health>) {

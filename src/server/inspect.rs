@@ -161,6 +161,10 @@ pub async fn inspect(
     JsonBody(request): JsonBody<InspectRequest>,
 ) -> Result<Json<InspectResponse>, ApiError> {
     let engine = state.engine()?;
+    let field = match request.prompt {
+        Some(_) => "prompt",
+        None => "ids",
+    };
     let ids = ids(&state, &engine, request.prompt, request.ids).await?;
     let look = Look {
         ids: ids.clone(),
@@ -172,7 +176,8 @@ pub async fn inspect(
         lens: request.lens.map_or(0, |lens| index(&lens)),
         lens_positions: indices(request.lens_positions),
     };
-    let seen = unless_cut(&state, engine.inspect(look)).await?;
+    let seen = unless_cut(&state, engine.inspect(look)).await;
+    let seen = seen.map_err(|error| error.renamed("ids", field.into()))?;
     let wanted = Wanted {
         attention: request.attention.then_some(request.attention_format),
         lens: request.lens.is_some_and(|lens| lens.0 > 0),
@@ -202,7 +207,9 @@ async fn ids(
     match (prompt, ids) {
         (Some(prompt), None) => {
             state.log_prompt(&prompt);
-            encode_prompt(engine, prompt).await
+            let mut ids = encode_prompt(engine, prompt).await?;
+            engine.start(&mut ids)?;
+            Ok(ids)
         }
         (None, Some(ids)) => {
             for &id in &ids {

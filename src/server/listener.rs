@@ -44,9 +44,9 @@ const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     {\"error\":{\"message\":\"too many connections\",\"type\":\"server_error\",\"param\":null,\
     \"code\":\"too_many_connections\"}}";
 
-/// Serves until `shutdown` is ready. Then new connections and new work are
-/// refused at once; what runs has until the drain timeout to end, and is cut
-/// short with an error that says so.
+/// Serves until `shutdown` is ready. Then new work is refused at once, with an
+/// answer; what runs has until the drain timeout to end, and is cut short with
+/// an error that says so.
 ///
 /// # Errors
 /// What the operating system says of the listener.
@@ -55,54 +55,81 @@ pub async fn serve(
     state: AppState,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let limits = state.config().connections;
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    let routes = router(state.clone());
+    let connections = state.config().connections.connections;
+    let door = Door {
+        listener,
+        slots: Arc::new(Semaphore::new(connections)),
+        routes: router(state.clone()),
+        state,
+    };
     let mut connections = JoinSet::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => match Arc::clone(&slots).try_acquire_owned() {
-                Ok(slot) => {
-                    let connection = Connection {
-                        routes: routes.clone(),
-                        open: Open::new(state.clone(), slot),
-                    };
-                    connections.spawn(connection.run(stream));
-                }
-                Err(_) => refuse(&stream, &state),
-            },
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+    tokio::select! {
+        () = shutdown => {}
+        () = door.let_in(&mut connections) => {}
     }
-    drop(listener);
-    drain(&state, &limits, connections).await;
+    door.drain(connections).await;
     Ok(())
 }
 
-/// Waits for running answers, first for their own end, then for the cut.
-async fn drain(state: &AppState, limits: &ConnectionLimits, mut connections: JoinSet<()>) {
-    let lifecycle = state.lifecycle();
-    lifecycle.advance(Phase::Draining);
-    if timeout(limits.drain_timeout, all_ended(&mut connections))
-        .await
-        .is_err()
-    {
-        tracing::warn!("{} connections are cut short", connections.len());
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+    routes: Router,
+    state: AppState,
+}
+
+impl Door {
+    /// Accepts connections for ever.
+    async fn let_in(&self, connections: &mut JoinSet<()>) {
+        loop {
+            let accepted = tokio::select! {
+                Some(_) = connections.join_next() => continue,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => match Arc::clone(&self.slots).try_acquire_owned() {
+                    Ok(slot) => {
+                        let connection = Connection {
+                            routes: self.routes.clone(),
+                            open: Open::new(self.state.clone(), slot),
+                        };
+                        connections.spawn(connection.run(stream));
+                    }
+                    Err(_) => refuse(&stream, &self.state),
+                },
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for running answers, first for their own end, then for the cut.
+    /// Whoever comes meanwhile hears that the server stops, and is not waited
+    /// for.
+    async fn drain(self, mut connections: JoinSet<()>) {
+        let lifecycle = self.state.lifecycle();
+        lifecycle.advance(Phase::Draining);
+        let mut late = JoinSet::new();
+        let ended = tokio::select! {
+            ended = timeout(self.state.config().connections.drain_timeout, all_ended(&mut connections)) => ended,
+            () = self.let_in(&mut late) => Ok(()),
+        };
+        drop(self.listener);
+        if ended.is_err() {
+            tracing::warn!("{} connections are cut short", connections.len());
+        }
         lifecycle.advance(Phase::Aborting);
         // Whoever takes nothing of the last bytes either is dropped.
-        let _ = timeout(ABORT_GRACE, all_ended(&mut connections)).await;
+        let last = async {
+            all_ended(&mut connections).await;
+            all_ended(&mut late).await;
+        };
+        let _ = timeout(ABORT_GRACE, last).await;
     }
-    lifecycle.advance(Phase::Aborting);
 }
 
 async fn all_ended(connections: &mut JoinSet<()>) {
@@ -181,15 +208,20 @@ impl Connection {
         );
         let routes = self.routes;
         let service = service_fn(move |request| answer_one(&routes, &activity, request));
+        let lifecycle = self.open.state.lifecycle();
+        // A connection that comes late still gets an answer: to one that has
+        // not begun, hyper's graceful shutdown gives none.
+        let late = lifecycle.phase() >= Phase::Draining;
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
+            .keep_alive(!late)
             // hyper's clock runs while a connection is idle; the time of a
             // head is TimedIo's.
             .header_read_timeout(limits.idle_timeout)
             .max_buf_size(limits.header_bytes)
             .serve_connection(TokioIo::new(io), service);
-        let mut draining = std::pin::pin!(self.open.state.lifecycle().reached(Phase::Draining));
-        let mut told = false;
+        let mut draining = std::pin::pin!(lifecycle.reached(Phase::Draining));
+        let mut told = late;
         let result = std::future::poll_fn(|cx| {
             if !told && draining.as_mut().poll(cx).is_ready() {
                 told = true;

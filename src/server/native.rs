@@ -34,7 +34,8 @@ pub struct GenerateRequest {
     /// `greedy`, `top-k` or `top-p`.
     #[schema(value_type = Option<StrategyName>, default = "greedy")]
     strategy: Option<String>,
-    /// Keep the `k` most likely tokens.
+    /// Keep the `k` most likely tokens: 50 under `top-k`; under `top-p` none are
+    /// dropped unless it is given.
     #[schema(value_type = Option<u64>, format = "uint64", minimum = 1, default = 50)]
     k: Option<Whole>,
     /// Divides the logits; 0 is greedy.

@@ -10,7 +10,7 @@ use super::body::JsonBody;
 use super::error::{ApiError, ErrorBody};
 use super::generation::{check_id, encode, unless_cut};
 use super::values::{Text, Texts, Whole};
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
 use crate::scoring::{TextScore, score_text, stride};
 
 /// What to score.
@@ -55,10 +55,8 @@ pub async fn score(
         return Err(ApiError::field("input", message));
     }
     let work = score_all(&state, &engine, texts, stride);
-    let results = unless_cut(&state, work).await;
-    results
-        .map(|results| Json(ScoreResponse { results }))
-        .map_err(|error| error.about_input("input"))
+    let results = unless_cut(&state, work).await?;
+    Ok(Json(ScoreResponse { results }))
 }
 
 /// All texts are encoded before the first is scored, so that what is wrong
@@ -70,26 +68,35 @@ async fn score_all(
     stride: usize,
 ) -> Result<Vec<TextScore>, ApiError> {
     let mut encoded = Vec::with_capacity(texts.len());
-    for text in texts {
-        encoded.push(match text {
-            Text::Ids(ids) => ids,
-            Text::Plain(text) => {
-                state.log_prompt(&text);
-                encode(engine.tokenizer()?, text).await?
-            }
-        });
-    }
-    for ids in &encoded {
-        if ids.is_empty() {
-            return Err(EngineError::NothingToScore.into());
-        }
-        for &id in ids {
-            check_id(engine, "input", id)?;
-        }
+    let single = texts.len() == 1;
+    for (i, text) in texts.into_iter().enumerate() {
+        let ids = ids_of(state, engine, text).await;
+        encoded.push(ids.map_err(|error| match single {
+            true => error.about_input("input"),
+            false => error.about_input(format!("input[{i}]")),
+        })?);
     }
     let mut results = Vec::with_capacity(encoded.len());
     for ids in encoded {
         results.push(score_text(engine, &ids, stride).await?);
     }
     Ok(results)
+}
+
+/// The ids of a text, which it has some of.
+async fn ids_of(state: &AppState, engine: &Engine, text: Text) -> Result<Vec<u32>, ApiError> {
+    let ids = match text {
+        Text::Ids(ids) => ids,
+        Text::Plain(text) => {
+            state.log_prompt(&text);
+            encode(engine.tokenizer()?, text).await?
+        }
+    };
+    if ids.is_empty() {
+        return Err(ApiError::field("prompt", "`prompt`: no tokens to score"));
+    }
+    for &id in &ids {
+        check_id(engine, "prompt", id)?;
+    }
+    Ok(ids)
 }

@@ -41,10 +41,8 @@ pub struct TokenizeRequest {
     #[serde(rename = "add_special")]
     #[schema(value_type = Option<serde_json::Value>)]
     _add_special: Option<IgnoredAny>,
-    /// They always are.
-    #[serde(rename = "parse_special")]
-    #[schema(value_type = Option<serde_json::Value>)]
-    _parse_special: Option<IgnoredAny>,
+    /// They always are: `false` is refused.
+    parse_special: Option<bool>,
 }
 
 /// The tokens of a text.
@@ -135,6 +133,10 @@ pub async fn tokenize(
         let message = "give the text as one of `prompt`, `content` and `inputs`";
         return Err(ApiError::field("prompt", message));
     };
+    if request.parse_special == Some(false) {
+        let message = "`parse_special`: special tokens are always recognised";
+        return Err(ApiError::field("parse_special", message));
+    }
     state.log_prompt(&text);
     let tokens = encode(tokenizer, text).await?;
     Ok(Json(if counted {
@@ -228,7 +230,9 @@ pub async fn detokenize(
     for &id in &request.tokens {
         check_id(&engine, "tokens", id)?;
     }
-    let text = engine.tokenizer()?.decode(&request.tokens)?;
+    let tokenizer = engine.tokenizer().map_err(ApiError::from);
+    let tokenizer = tokenizer.map_err(|error| error.about_input("tokens"))?;
+    let text = tokenizer.decode(&request.tokens)?;
     Ok(Json(DetokenizeResponse {
         prompt: text.clone(),
         content: text,
@@ -261,7 +265,9 @@ pub struct TokenizerInfo {
 )]
 pub async fn info(State(state): State<AppState>) -> Result<Response, ApiError> {
     let engine = state.engine()?;
-    Ok(Json(TokenizerInfo::of(&engine)?).into_response())
+    let info = TokenizerInfo::of(&engine);
+    let info = info.map_err(ApiError::without_param)?;
+    Ok(Json(info).into_response())
 }
 
 impl TokenizerInfo {

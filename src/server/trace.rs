@@ -80,7 +80,8 @@ pub async fn trace(State(state): State<AppState>, mut request: Request, next: Ne
         route: route_of(&request),
         id,
         status: StatusCode::INTERNAL_SERVER_ERROR,
-        complete: false,
+        // The body that an answer to HEAD would have is never sent.
+        complete: request.method() == Method::HEAD,
     };
     let span = tracing::info_span!("request", id = record.id.as_str());
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
@@ -145,7 +146,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         let outcome = if self.complete { "complete" } else { "cut off" };
         let took = self.started.elapsed();
-        let ms = took.as_secs_f64() * 1e3;
+        // To a microsecond.
+        let ms = (took.as_secs_f64() * 1e6).round() / 1e3;
         let (method, route, status) = (&self.method, &self.route, self.status.as_u16());
         let request_id = self.id.as_str();
         let metrics = self.state.metrics();

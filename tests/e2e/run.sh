@@ -87,6 +87,9 @@ json=$("$gpt2" score --ids 1,2,3 --json)
 matches "score --json" "$json" '"model": ?"demo"' '"logprob": ?null' '"rank": ?null' '"logprob_sum": ?-' \
     '"token_count": ?3' '"perplexity": ?[0-9]'
 shows score_json "$json"
+text=$(printf 'The cat sat.\nOnce upon a time\n' | "$gpt2" score --lines -)
+matches "score --lines" "$text" '^[0-9.]+	-[0-9.]+	5'
+shows score_lines "$text"
 
 json=$("$gpt2" tokenize "Once upon a time" --json)
 matches "tokenize" "$json" '"ids": ?\[' '"tokens": ?\['

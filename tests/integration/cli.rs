@@ -151,6 +151,52 @@ fn score_equals_transformers() {
 }
 
 #[test]
+fn each_line_is_scored_as_it_is_alone() {
+    // More lines than are scored together, one of them empty.
+    let mut lines: Vec<String> = (0..40).map(|i| format!("The cat sat {i} times.")).collect();
+    lines[7].clear();
+    let input = lines.join("\n");
+    let whole = gpt2_with_input(&["score", "--lines", "-", "--json"], &input);
+    let whole = stdout(&whole);
+    let scores: Vec<Value> = whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(scores.len(), lines.len());
+    assert_eq!(scores[7]["token_count"], 0);
+    assert!(scores[7]["perplexity"].is_null());
+    for i in [0, 39] {
+        assert_eq!(scores[i], json(&["score", &lines[i], "--json"]));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lines");
+    std::fs::write(&file, &input).unwrap();
+    let short = stdout(&gpt2(&["score", "--lines", file.to_str().unwrap()]));
+    let perplexity = scores[0]["perplexity"].as_f64().unwrap();
+    let sum = scores[0]["logprob_sum"].as_f64().unwrap();
+    let count = &scores[0]["token_count"];
+    let expected = format!("{perplexity:.3}\t{sum:.4}\t{count}");
+    assert_eq!(short.lines().next(), Some(&*expected));
+    assert_eq!(short.lines().nth(7), Some("-\t0.0000\t0"));
+
+    std::fs::write(&file, b"fine\n\xff\n").unwrap();
+    let (code, said) = failure(&["score", "--lines", file.to_str().unwrap()]);
+    assert!(code == 1 && said.contains("line 2"), "{said}");
+}
+
+#[test]
+fn what_is_refused_prints_nothing() {
+    let long = gpt2_with_input(&["generate"], &"a b c ".repeat(500));
+    assert!(!long.status.success() && long.stdout.is_empty());
+    let unknown = gpt2(&["generate", "--ids", "1,2,99999"]);
+    assert!(!unknown.status.success() && unknown.stdout.is_empty());
+    let (code, said) = failure(&["generate", "x", "--max-tokens", "-1"]);
+    assert!(code == 2 && said.contains("not negative"), "{said}");
+    let (code, said) = failure(&["generate", "x", "--temperature", "-1"]);
+    assert!(code == 2 && said.contains("`temperature`: -1"), "{said}");
+}
+
+#[test]
 fn tokenize_and_detokenize_are_inverse() {
     let answer = json(&["tokenize", "a small 🦊", "--json"]);
     let tokens = answer["tokens"].as_array().unwrap();
@@ -206,6 +252,7 @@ fn bench_reports_its_figures() {
         panic!("not one precision: {answer}");
     };
     assert_eq!(measured["dtype"], "q8");
+    assert_eq!(answer["model"], "demo");
     assert!(measured["load_seconds"].as_f64().unwrap() > 0.0);
     let batches: Vec<_> = measured["decode"]
         .as_array()

@@ -185,6 +185,39 @@ fn bad_requests_name_the_field() {
 }
 
 #[test]
+fn the_field_that_was_sent_is_named() {
+    let (status, answer) = post("/api/inspect", &json!({"prompt": "", "attention": false}));
+    assert_eq!((status, &answer["tokens"][0]["id"]), (200, &json!(0)));
+    let about = |path: &str, body: Value| {
+        let (status, answer) = post(path, &body);
+        assert_eq!(status, 400, "{answer}");
+        let text = |field: &str| answer["error"][field].as_str().unwrap_or("").to_owned();
+        (text("param"), text("message"))
+    };
+    let (param, said) = about("/api/inspect", json!({"prompt": "a b c d ".repeat(80)}));
+    assert!(param == "prompt" && !said.contains("`ids`"), "{said}");
+    let (param, said) = about("/api/score", json!({"input": ["a", ""]}));
+    assert!(param == "input[1]" && said.contains("`input[1]`"), "{said}");
+    let (param, said) = about("/api/score", json!({"input": [[1], [99999]]}));
+    assert!(param == "input[1]" && said.contains("99999"), "{said}");
+    assert_eq!(about("/api/score", json!({"input": ""})).0, "input");
+    let plain = json!({"content": "<|endoftext|>", "parse_special": false});
+    assert_eq!(about("/tokenize", plain).0, "parse_special");
+}
+
+#[test]
+fn an_answer_to_head_is_a_whole_one() {
+    let state = AppState::loading("demo");
+    let server = start(state);
+    for path in ["/", "/health/live"] {
+        let (status, _, body) = answer(send(server, &format!("HEAD {path} HTTP/1.1"), b""));
+        assert!(status == 200 && body.is_empty(), "{path}");
+    }
+    let (_, _, metrics) = answer(send(server, "GET /metrics HTTP/1.1", b""));
+    assert!(!metrics.contains("gpt2_http_cut_off_total{"), "{metrics}");
+}
+
+#[test]
 fn bad_http_gets_json_errors() {
     let (status, answer) = raw_post("/api/generate", b"{\"prompt\": ");
     assert_eq!(status, 400, "{answer}");

@@ -119,10 +119,14 @@ fn sigterm_lets_what_runs_end() {
     let load = served.load();
     served.signal();
     std::thread::sleep(Duration::from_millis(50));
-    assert!(
-        TcpStream::connect(served.address).is_err(),
-        "new work is refused"
-    );
+    // Whoever comes now hears so.
+    let ask = |head: &str, body: &[u8]| answer(send(served.address, head, body));
+    let post = format!("POST /api/generate HTTP/1.1\r\n{JSON}");
+    let (status, _, body) = ask(&post, br#"{"prompt": "a"}"#);
+    assert!(status == 503 && body.contains("shutting_down"), "{body}");
+    let (status, _, body) = ask("GET /health HTTP/1.1", b"");
+    assert!(status == 503 && body.contains("stopping"), "{body}");
+    assert_eq!(ask("GET /health/live HTTP/1.1", b"").0, 200);
     assert_eq!(load.all_answered(), 0);
     assert_eq!(served.exit(Duration::from_secs(60)), Some(0));
 }

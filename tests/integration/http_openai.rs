@@ -428,7 +428,7 @@ fn texts_of_any_length_are_scored() {
     assert_eq!(window["results"][0]["tokens"][156], tokens[256]);
     assert_eq!(results[1]["token_count"], 5);
     refused("/api/score", &json!({"input": ""}), "input");
-    refused("/api/score", &json!({"input": [[1], [2048]]}), "input");
+    refused("/api/score", &json!({"input": [[1], [2048]]}), "input[1]");
     refused(
         "/api/score",
         &json!({"input": "a", "stride": 256}),

@@ -17,10 +17,10 @@ use serde::Serialize;
 
 use super::common::ModelArgs;
 use crate::kernels::{Isa, pool};
-use crate::model::{Config, Dtype};
+use crate::model::Dtype;
 use machine::Machine;
 use report::{Measured, Report};
-use source::Source;
+use source::{Shape, Source};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,7 +28,7 @@ pub struct Args {
     model: ModelArgs,
     /// Random weights of this shape: distilgpt2, gpt2, gpt2-medium, gpt2-large or gpt2-xl
     #[arg(long, conflicts_with = "model", value_parser = source::parse_shape)]
-    shape: Option<Config>,
+    shape: Option<Shape>,
     /// Also measure so many requests at once through the engine, each with 128 random tokens in
     /// and 128 out
     #[arg(long, conflicts_with_all = ["repl", "accuracy"])]
@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<()> {
     args.model.check()?;
     let machine = Machine::of(args.model.device())?;
     let source = match args.shape {
-        Some(config) => Source::Random(config),
+        Some(shape) => Source::Random(shape),
         None => Source::Files(args.model.files()?),
     };
     if args.repl {
@@ -85,10 +85,13 @@ pub fn run(args: Args) -> Result<()> {
     let requests = args.requests.map(usize::from);
     let measured = |dtype| Measured::new(&source, dtype, &machine, requests);
     if !args.json {
-        return print_table(machine.name()?, &dtypes, measured);
+        let what = format!("{}, {}", source.name(), machine.name()?);
+        return print_table(&what, &dtypes, measured);
     }
     let precisions = dtypes.iter().map(|&dtype| measured(dtype));
     print_json(&Report {
+        model: source.name(),
+        version: env!("CARGO_PKG_VERSION"),
         machine: machine.name()?,
         threads: pool::threads(),
         instruction_set: Isa::current().name(),
@@ -103,12 +106,12 @@ fn print_json(report: &impl Serialize) -> Result<()> {
 
 /// Each precision as soon as it is measured.
 fn print_table(
-    machine: String,
+    what: &str,
     dtypes: &[Dtype],
     measured: impl Fn(Dtype) -> Result<Measured>,
 ) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{machine}")?;
+    writeln!(out, "{what}")?;
     for &dtype in dtypes {
         table::write(&mut out, &measured(dtype)?)?;
         out.flush()?;

@@ -23,6 +23,10 @@ const DEPTHS: [usize; 4] = [32, 256, 512, 960];
 /// The whole of it.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// The model, or the shape whose weights are random.
+    pub model: String,
+    /// The version of this program.
+    pub version: &'static str,
     /// Threads that compute, and their instruction set; or the GPU.
     pub machine: String,
     /// Threads that compute on the processor.

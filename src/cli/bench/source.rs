@@ -13,10 +13,26 @@ use crate::model::{Config, Dtype, Gpt2, LoadOptions, ModelError, ModelFiles, Tra
 /// Weights that exist, or random ones of a shape.
 pub enum Source {
     Files(ModelFiles),
-    Random(Config),
+    /// Of the shape of this name.
+    Random(Shape),
+}
+
+/// The shape of a published model.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    name: String,
+    config: Config,
 }
 
 impl Source {
+    /// What it is, for people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Files(files) => files.name.clone(),
+            Self::Random(shape) => format!("random weights in the shape of {}", shape.name),
+        }
+    }
+
     /// The model in this precision, on what is to be measured.
     pub fn load(
         &self,
@@ -59,13 +75,13 @@ impl Source {
     pub fn load_on_cpu(&self, dtype: Dtype) -> Result<Gpt2, ModelError> {
         match self {
             Self::Files(files) => Gpt2::load(files, &LoadOptions { dtype }),
-            Self::Random(config) => Gpt2::random(config.clone(), dtype, 0),
+            Self::Random(shape) => Gpt2::random(shape.config.clone(), dtype, 0),
         }
     }
 }
 
-/// The configuration of a published model, by its name.
-pub fn parse_shape(name: &str) -> Result<Config, String> {
+/// The shape of a published model, by its name.
+pub fn parse_shape(name: &str) -> Result<Shape, String> {
     let (n_layer, n_embd, n_head) = match name {
         "distilgpt2" => (6, 768, 12),
         "gpt2" => (12, 768, 12),
@@ -77,5 +93,9 @@ pub fn parse_shape(name: &str) -> Result<Config, String> {
         }
     };
     let config = json!({"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head});
-    Config::from_json(config.to_string().as_bytes(), name).map_err(|e| e.to_string())
+    let config = Config::from_json(config.to_string().as_bytes(), name);
+    Ok(Shape {
+        name: name.to_owned(),
+        config: config.map_err(|e| e.to_string())?,
+    })
 }

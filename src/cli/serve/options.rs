@@ -113,7 +113,7 @@ struct LimitArgs {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     drain_timeout: Duration,
     /// Seconds after which an answer is cut short [default: none]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = some_seconds)]
     request_timeout: Option<Duration>,
 }
 
@@ -129,11 +129,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected seconds, from 0 to 86400".to_owned())
 }
 
+/// Some time: no request is answered in none.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    let some = seconds(text).ok().filter(|duration| !duration.is_zero());
+    some.ok_or_else(|| "expected seconds, above 0 and up to 86400".to_owned())
+}
+
 impl ServerArgs {
     /// The settings for a server of `model` that listens on `address`.
     pub fn config(&self, address: IpAddr, model: &ModelFiles) -> Result<ServerConfig> {
         let chat_template = match (&self.chat_template, model.dir()) {
-            (Some(file), _) => Some(ChatTemplate::new(read(file)?)?),
+            (Some(file), _) => Some(ChatTemplate::new(read("--chat-template", file)?)?),
             (None, Some(dir)) => ChatTemplate::from_dir(dir)?,
             (None, None) => None,
         };
@@ -154,7 +160,7 @@ impl AccessArgs {
     fn api_keys(&self) -> Result<ApiKeys> {
         let mut keys = self.api_key.clone();
         if let Some(file) = &self.api_key_file {
-            let text = read(file)?;
+            let text = read("--api-key-file", file)?;
             let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
             let before = keys.len();
             keys.extend(lines.map(str::to_owned));
@@ -195,7 +201,10 @@ impl AccessArgs {
 
     fn tls(&self) -> Result<Option<Tls>> {
         match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => Ok(Some(Tls::from_pem_files(certificate, key)?)),
+            (Some(certificate), Some(key)) => Ok({
+                let tls = Tls::from_pem_files(certificate, key);
+                Some(tls.context("--tls-cert, --tls-key")?)
+            }),
             _ => Ok(None),
         }
     }
@@ -229,6 +238,7 @@ impl LimitArgs {
     }
 }
 
-fn read(file: &Path) -> Result<String> {
-    std::fs::read_to_string(file).with_context(|| file.display().to_string())
+fn read(option: &str, file: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(file);
+    text.with_context(|| format!("{option} {}", file.display()))
 }
