@@ -10,7 +10,7 @@ use crate::engine::{Engine, Event, Finished, Request, SamplingOptions, SamplingP
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The text to continue; standard input when `-` or missing
+    /// The text to continue; standard input, without its last line break, when `-` or missing
     prompt: Option<String>,
     /// Token ids in place of a text, such as 1,2,3
     #[arg(long, conflicts_with = "prompt")]

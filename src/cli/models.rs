@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::Usage;
 use super::common::open_hub;
 use super::progress::bytes;
 use crate::hub::CachedModel;
@@ -40,6 +41,9 @@ pub fn run(args: Args) -> Result<()> {
     let hub = open_hub(true)?;
     let mut out = std::io::stdout().lock();
     if let Some(Command::Rm(args)) = args.command {
+        if args.model == "demo" {
+            return Err(Usage("demo is part of the program, not of the cache".to_owned()).into());
+        }
         let freed = hub.remove(&args.model, args.revision.as_deref())?;
         writeln!(out, "removed {}, {} freed", args.model, bytes(freed.bytes))?;
         return Ok(());

@@ -17,7 +17,7 @@ const AT_A_TIME: usize = 32;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The text; standard input when `-` or missing
+    /// The text; standard input, without its last line break, when `-` or missing
     text: Option<String>,
     /// Read the text from a file
     #[arg(long, conflicts_with = "text")]

@@ -11,7 +11,7 @@ use crate::tokenizer::Tokenizer;
 
 #[derive(Debug, clap::Args)]
 pub struct TokenizeArgs {
-    /// The text; standard input when `-` or missing
+    /// The text; standard input, without its last line break, when `-` or missing
     text: Option<String>,
     #[command(flatten)]
     source: SourceArgs,

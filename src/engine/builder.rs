@@ -217,7 +217,13 @@ impl EngineBuilder {
             None => capacity::default_tokens(&config, format, free),
         };
         // A whole context at least.
-        let cache = model.cache(tokens.max(config.n_positions))?;
+        let context = config.n_positions;
+        if tokens < context {
+            tracing::warn!(
+                "the cache has room for a whole context, {context} tokens, not {tokens}"
+            );
+        }
+        let cache = model.cache(tokens.max(context))?;
         let tokenizer = match Tokenizer::load(&self.model.tokenizer) {
             Ok(tokenizer) => Some(tokenizer),
             Err(TokenizerError::Missing) => None,
