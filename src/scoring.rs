@@ -29,6 +29,19 @@ pub struct TextScore {
     pub perplexity: Option<f64>,
 }
 
+impl TextScore {
+    /// Of a text without tokens.
+    pub fn of_nothing(engine: &Engine) -> Self {
+        Self {
+            model: engine.model_name().to_owned(),
+            tokens: Vec::new(),
+            logprob_sum: 0.0,
+            token_count: 0,
+            perplexity: None,
+        }
+    }
+}
+
 /// A token of a text and how likely it was.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ScoredToken {
@@ -44,8 +57,8 @@ pub struct ScoredToken {
     pub rank: Option<usize>,
 }
 
-/// Between two tries to score the next window of a text that has begun.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Between two tries to score a window for which the queue had no room.
+pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// The stride that was asked for, or half the context.
 ///

@@ -11,7 +11,9 @@ if [ -z "$built" ]; then
     built="${CARGO_TARGET_DIR:-target}/cuda/built"
     bash benches/cuda/build.sh "$built" || exit
 fi
+SECONDS=0
 logs="${OUT:-$(mktemp -d)}"
+mkdir -p "$logs" || exit
 export CARGO_MANIFEST_DIR="$PWD" PYTHONUNBUFFERED=1
 failed=0
 

@@ -1,16 +1,17 @@
 //! `gpt2 score`: how likely the model finds a text.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
+use tokio::sync::mpsc::{self, Receiver};
 
 use super::common::{Ids, ModelArgs, text_or_stdin};
-use crate::engine::Engine;
-use crate::scoring::{TextScore, score_text, stride};
+use crate::engine::{Engine, EngineError};
+use crate::scoring::{PAUSE, TextScore, score_text, stride};
 
 /// Lines that are scored together.
 const AT_A_TIME: usize = 32;
@@ -53,7 +54,7 @@ pub fn run(args: Args) -> Result<()> {
             true => print_json(&mut out, score),
             false => print_line(&mut out, score),
         };
-        return runtime.block_on(score_lines(&engine, open(file)?.lines(), stride, print));
+        return runtime.block_on(score_lines(&engine, lines_of(file)?, stride, print));
     }
     let ids = match (args.ids, args.file) {
         (Some(Ids(ids)), _) => ids,
@@ -71,24 +72,36 @@ pub fn run(args: Args) -> Result<()> {
     print_table(&mut out, &score)
 }
 
-fn open(file: &Path) -> Result<Box<dyn BufRead>> {
-    if file == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
-    }
-    let file = File::open(file).with_context(|| file.display().to_string())?;
-    Ok(Box::new(BufReader::new(file)))
+/// The lines of a file as they come: on a thread, so that scores are printed
+/// while the next line is awaited.
+fn lines_of(file: &Path) -> Result<Receiver<io::Result<String>>> {
+    let source: Box<dyn Read + Send> = match file == Path::new("-") {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(file).with_context(|| file.display().to_string())?),
+    };
+    let (sender, receiver) = mpsc::channel(AT_A_TIME);
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines() {
+            // After an error nobody reads on.
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
 }
 
 /// Scores texts, several at a time, and prints them in their order.
 async fn score_lines(
     engine: &Engine,
-    lines: impl Iterator<Item = io::Result<String>>,
+    mut lines: Receiver<io::Result<String>>,
     stride: usize,
     mut print: impl FnMut(&TextScore) -> Result<()>,
 ) -> Result<()> {
-    let scores = stream::iter(lines.zip(1..)).map(|(line, number)| async move {
+    let lines = stream::poll_fn(move |cx| lines.poll_recv(cx));
+    let scores = lines.enumerate().map(|(i, line)| async move {
         let score = score_line(engine, line, stride).await;
-        score.with_context(|| format!("line {number}"))
+        score.with_context(|| format!("line {}", i + 1))
     });
     let mut scores = pin!(scores.buffered(AT_A_TIME));
     while let Some(score) = scores.next().await {
@@ -100,16 +113,14 @@ async fn score_lines(
 /// An empty line has a score, too, so that there are as many as lines.
 async fn score_line(engine: &Engine, line: io::Result<String>, stride: usize) -> Result<TextScore> {
     let ids = engine.tokenizer()?.encode(&line?)?;
-    if ids.is_empty() {
-        return Ok(TextScore {
-            model: engine.model_name().to_owned(),
-            tokens: Vec::new(),
-            logprob_sum: 0.0,
-            token_count: 0,
-            perplexity: None,
-        });
+    loop {
+        match score_text(engine, &ids, stride).await {
+            Err(EngineError::NothingToScore) => return Ok(TextScore::of_nothing(engine)),
+            // The lines before it are in the queue.
+            Err(EngineError::Overloaded { .. }) => tokio::time::sleep(PAUSE).await,
+            score => return Ok(score?),
+        }
     }
-    Ok(score_text(engine, &ids, stride).await?)
 }
 
 fn print_json(out: &mut impl Write, score: &TextScore) -> Result<()> {

@@ -32,8 +32,9 @@ impl Device {
         }
         let opening = format_args!("device {ordinal}");
         let context = CudaContext::new(ordinal).during(opening)?;
-        // SAFETY: events order the streams of a context; this has one. What the
-        // host shares with the device has an event of its own: `Pinned`.
+        // SAFETY: events order the streams of a context; this has one on which
+        // anything runs. What the host shares with the device has an event of
+        // its own: `Pinned`.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().during(opening)?;
         let module = Arc::new(Module::load(&context)?);

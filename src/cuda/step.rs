@@ -23,8 +23,8 @@ pub(super) struct Step {
     device: Device,
 }
 
-// SAFETY: a graph belongs to its context, not to a thread; `CudaGraph` binds
-// the context to the thread that calls it. Whoever takes a step out of the
+// SAFETY: a graph belongs to its context, not to a thread; `launch` binds the
+// context to the thread that calls it. Whoever takes a step out of the
 // network has it alone.
 unsafe impl Send for Step {}
 

@@ -27,7 +27,7 @@ mod worker;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -81,7 +81,8 @@ impl Request {
 }
 
 /// A running engine. Cloning shares it; the worker ends with the last clone,
-/// once all requests are answered.
+/// once all requests are answered. On a GPU, the last clone waits up to two
+/// seconds for that.
 #[derive(Debug, Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
@@ -101,6 +102,9 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
+/// How long a worker is awaited at its end.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
 /// The thread that owns the model.
 #[derive(Debug)]
 struct WorkerThread {
@@ -113,8 +117,11 @@ struct WorkerThread {
 impl Drop for WorkerThread {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take().filter(|_| self.is_awaited) {
-            // If it panicked, it has said so.
-            let _ = thread.join();
+            // Not for ever: who is to read an answer may wait for this thread.
+            let until = Instant::now() + LAST_WAIT;
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use serde_path_to_error::Segment;
 use tokio::time::timeout;
 
 use super::AppState;
@@ -98,10 +99,15 @@ fn bad(message: &str) -> ApiError {
 }
 
 fn explained(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    let path = error.path().to_string();
+    let mut path = error.path().to_string();
     // Where a name was expected, there is none to say.
-    let path = path.strip_suffix('?').unwrap_or(&path);
-    let path = path.strip_suffix('.').unwrap_or(path).to_owned();
+    let is_unknown = matches!(error.path().iter().next_back(), Some(Segment::Unknown));
+    if is_unknown {
+        path.pop();
+    }
+    if is_unknown && path.ends_with('.') || path == "." {
+        path.pop();
+    }
     let error = error.into_inner();
     let said = error.to_string();
     if let Some((problem, name)) = key_problem(&said) {
@@ -190,6 +196,11 @@ mod tests {
         let param = |body| refused(body).0.unwrap_or_default();
         assert_eq!(param(r#"{"needed": "a", "other": 1}"#), "other");
         assert_eq!(param(r#"{"needed": "a", "a`b": 1}"#), "a`b");
+        assert_eq!(param(r#"{"needed": "a", "a?": 1}"#), "a?");
+        assert_eq!(
+            param(r#"{"needed": "a", "inner": {"flag": true,}}"#),
+            "inner"
+        );
         assert_eq!(param(r#"{"list": []}"#), "needed");
         assert_eq!(param(r#"{"needed": "a", "needed": "b"}"#), "needed");
         assert_eq!(param(r#"{"needed": "a", "list": [1, "x"]}"#), "list[1]");

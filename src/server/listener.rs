@@ -209,21 +209,25 @@ impl Connection {
         let routes = self.routes;
         let service = service_fn(move |request| answer_one(&routes, &activity, request));
         let lifecycle = self.open.state.lifecycle();
-        // A connection that comes late still gets an answer: to one that has
-        // not begun, hyper's graceful shutdown gives none.
+        // A connection that comes late still gets an answer: from one that has
+        // not begun, hyper's graceful shutdown takes that.
         let late = lifecycle.phase() >= Phase::Draining;
+        let (last_phase, idle) = match late {
+            true => (Phase::Aborting, limits.header_timeout),
+            false => (Phase::Draining, limits.idle_timeout),
+        };
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .keep_alive(!late)
             // hyper's clock runs while a connection is idle; the time of a
             // head is TimedIo's.
-            .header_read_timeout(limits.idle_timeout)
+            .header_read_timeout(idle)
             .max_buf_size(limits.header_bytes)
             .serve_connection(TokioIo::new(io), service);
-        let mut draining = std::pin::pin!(lifecycle.reached(Phase::Draining));
-        let mut told = late;
+        let mut last = std::pin::pin!(lifecycle.reached(last_phase));
+        let mut told = false;
         let result = std::future::poll_fn(|cx| {
-            if !told && draining.as_mut().poll(cx).is_ready() {
+            if !told && last.as_mut().poll(cx).is_ready() {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }

@@ -11,7 +11,7 @@ use super::AppState;
 use super::body::JsonBody;
 use super::error::{ApiError, ErrorBody};
 use super::generation::{check_id, encode};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::tokenizer::Tokenizer;
 
 /// A text to encode, in one of three fields, which decides the form of the
@@ -43,6 +43,17 @@ pub struct TokenizeRequest {
     _add_special: Option<IgnoredAny>,
     /// They always are: `false` is refused.
     parse_special: Option<bool>,
+}
+
+impl TokenizeRequest {
+    /// In which field the text is.
+    fn field(&self) -> &'static str {
+        match (&self.content, &self.inputs) {
+            (Some(_), _) => "content",
+            (_, Some(_)) => "inputs",
+            (None, None) => "prompt",
+        }
+    }
 }
 
 /// The tokens of a text.
@@ -124,7 +135,9 @@ pub async fn tokenize(
     JsonBody(request): JsonBody<TokenizeRequest>,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let engine = state.engine()?;
-    let tokenizer = engine.tokenizer()?;
+    let field = request.field();
+    let named = |error: ApiError| error.about_input(field);
+    let tokenizer = engine.tokenizer().map_err(|error| named(error.into()))?;
     let counted = request.prompt.is_some();
     let spans = request.inputs.is_some();
     let given = [request.prompt, request.content, request.inputs];
@@ -138,7 +151,7 @@ pub async fn tokenize(
         return Err(ApiError::field("parse_special", message));
     }
     state.log_prompt(&text);
-    let tokens = encode(tokenizer, text).await?;
+    let tokens = encode(tokenizer, text).await.map_err(named)?;
     Ok(Json(if counted {
         let spelled = |&id| tokenizer.token(id).unwrap_or_default();
         let wanted = request.return_token_strs == Some(true);
@@ -230,9 +243,8 @@ pub async fn detokenize(
     for &id in &request.tokens {
         check_id(&engine, "tokens", id)?;
     }
-    let tokenizer = engine.tokenizer().map_err(ApiError::from);
-    let tokenizer = tokenizer.map_err(|error| error.about_input("tokens"))?;
-    let text = tokenizer.decode(&request.tokens)?;
+    let named = |error: EngineError| ApiError::from(error).about_input("tokens");
+    let text = engine.tokenizer().map_err(named)?.decode(&request.tokens)?;
     Ok(Json(DetokenizeResponse {
         prompt: text.clone(),
         content: text,

@@ -60,6 +60,16 @@ for wrong in "--device cuda:7" "--device cuda --dtype q8" "--device gpu" "--dtyp
     said=$(story $wrong 2>&1 >/dev/null) && exit 1
     echo "$wrong: $said"
 done
+# The server, too, closes the device when it ends.
+log="$folder/serve.log"
+"$gpt2" serve --device cuda --port 0 2>"$log" &
+server=$!
+for _ in $(seq 300); do
+    if grep -q "is loaded" "$log"; then break; fi
+    sleep 0.1
+done
+kill "$server"
+wait "$server"
 said=$(CUDA_EMULATED_NO_DEVICE=1 story --device cuda 2>&1 >/dev/null) && exit 1
 echo "$said"
 echo "cuda: all passed"

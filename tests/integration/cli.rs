@@ -1,6 +1,6 @@
 //! The real binary, as a user runs it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -182,6 +182,25 @@ fn each_line_is_scored_as_it_is_alone() {
     std::fs::write(&file, b"fine\n\xff\n").unwrap();
     let (code, said) = failure(&["score", "--lines", file.to_str().unwrap()]);
     assert!(code == 1 && said.contains("line 2"), "{said}");
+}
+
+#[test]
+fn a_line_is_scored_while_the_next_is_awaited() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gpt2"))
+        .args(["score", "--lines", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut scores = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        input.write_all(b"The cat sat.\n").unwrap();
+        let score = scores.next().unwrap().unwrap();
+        assert!(score.ends_with("\t5"), "{score}");
+    }
+    drop(input);
+    assert!(scores.next().is_none() && child.wait().unwrap().success());
 }
 
 #[test]
