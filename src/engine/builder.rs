@@ -8,7 +8,7 @@ use super::queue::Queue;
 use super::scheduler::{Bounds, Chunks};
 use super::sequence::Limits;
 use super::worker::{Forward, Setup, Worker};
-use super::{CacheSize, Engine, EngineError, Shared, Speculation, WorkerThread, capacity};
+use super::{AwaitedThread, CacheSize, Engine, EngineError, Shared, Speculation, capacity};
 use crate::kernels::pool;
 use crate::metrics::Metrics;
 use crate::model::{Config, Device, Dtype, Gpt2, KvDtype, LoadOptions, ModelFiles, Transformer};
@@ -264,10 +264,7 @@ impl EngineBuilder {
             config,
             tokenizer,
             commands,
-            _worker: WorkerThread {
-                thread: Some(thread),
-                is_awaited,
-            },
+            _worker: is_awaited.then(|| AwaitedThread(thread)),
             queue: Queue::new(self.queue_requests, self.queue_tokens),
             alive,
             metrics,

@@ -96,7 +96,7 @@ struct Shared {
     /// Without a bound of its own: each command holds a place in the queue.
     commands: mpsc::Sender<Command>,
     /// After `commands`, without which the thread ends.
-    _worker: WorkerThread,
+    _worker: Option<AwaitedThread>,
     queue: Arc<Queue>,
     alive: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -105,23 +105,17 @@ struct Shared {
 /// How long a worker is awaited at its end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// The thread that owns the model.
+/// A thread that owns the model and has to be gone when the engine is: a GPU's
+/// driver must not be called while the process ends.
 #[derive(Debug)]
-struct WorkerThread {
-    thread: Option<JoinHandle<()>>,
-    /// Whether it has to be gone when the engine is: a GPU's driver must not be
-    /// called by a thread while the process ends.
-    is_awaited: bool,
-}
+struct AwaitedThread(JoinHandle<()>);
 
-impl Drop for WorkerThread {
+impl Drop for AwaitedThread {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take().filter(|_| self.is_awaited) {
-            // Not for ever: who is to read an answer may wait for this thread.
-            let until = Instant::now() + LAST_WAIT;
-            while !thread.is_finished() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        // Not for ever: who is to read an answer may wait for this thread.
+        let until = Instant::now() + LAST_WAIT;
+        while !self.0.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

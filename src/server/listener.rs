@@ -55,17 +55,17 @@ pub async fn serve(
     state: AppState,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let connections = state.config().connections.connections;
+    let most = state.config().connections.connections;
     let door = Door {
         listener,
-        slots: Arc::new(Semaphore::new(connections)),
+        slots: Arc::new(Semaphore::new(most)),
         routes: router(state.clone()),
         state,
     };
     let mut connections = JoinSet::new();
     tokio::select! {
         () = shutdown => {}
-        () = door.let_in(&mut connections) => {}
+        never = door.let_in(&mut connections) => match never {},
     }
     door.drain(connections).await;
     Ok(())
@@ -81,7 +81,7 @@ struct Door {
 
 impl Door {
     /// Accepts connections for ever.
-    async fn let_in(&self, connections: &mut JoinSet<()>) {
+    async fn let_in(&self, connections: &mut JoinSet<()>) -> Infallible {
         loop {
             let accepted = tokio::select! {
                 Some(_) = connections.join_next() => continue,
@@ -114,9 +114,10 @@ impl Door {
         let lifecycle = self.state.lifecycle();
         lifecycle.advance(Phase::Draining);
         let mut late = JoinSet::new();
+        let most = self.state.config().connections.drain_timeout;
         let ended = tokio::select! {
-            ended = timeout(self.state.config().connections.drain_timeout, all_ended(&mut connections)) => ended,
-            () = self.let_in(&mut late) => Ok(()),
+            ended = timeout(most, all_ended(&mut connections)) => ended,
+            never = self.let_in(&mut late) => match never {},
         };
         drop(self.listener);
         if ended.is_err() {

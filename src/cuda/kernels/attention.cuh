@@ -210,7 +210,7 @@ __device__ void attention_few(T *out, T *cache, const T *qkv, const Rows &rows,
     int position = of_batch(rows.positions + row);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     int group = lane / 4, q = lane % 4;
-    const uint32_t *table = rows.tables + (size_t)of_batch(rows.sequences + row) * rows.stride;
+    const uint32_t *table = table_of(rows, row);
     for (int first = warp * SEGMENT; first < min((warp + 1) * SEGMENT, position); first += BLOCK) {
         const T *keys = keys_of(cache, of_batch(table + first / BLOCK), head, heads);
         const int line = 128 / sizeof(T);

@@ -45,7 +45,7 @@ struct Rows {
 };
 
 __device__ inline const uint32_t *table_of(const Rows &rows, int row) {
-    return rows.tables + (size_t)rows.sequences[row] * rows.stride;
+    return rows.tables + (size_t)of_batch(rows.sequences + row) * rows.stride;
 }
 
 // Four floats, or eight numbers of a tensor core's format, in one load.
