@@ -22,7 +22,7 @@ for architecture in "$@"; do
             # As launched: launch.rs, linear.rs, sample.rs.
             threads = kernel ~ /^linear_few_f32/ ? 1024 : \
                 kernel ~ /^(linear_(few|normed|some)|scan|sample)/ ? 512 : \
-                kernel ~ /^attention_few/ ? 384 : \
+                kernel ~ /^attention_few/ ? 256 : \
                 kernel ~ /^attention_many/ ? 128 : 256
             # A warp takes registers by 256.
             taken = int((registers + 7) / 8) * 8 * threads

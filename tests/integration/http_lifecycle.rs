@@ -9,12 +9,18 @@ use serde_json::{Value, json};
 
 use crate::http_client::{JSON, answer, events_of, send, status_of};
 use crate::served::Served;
+use crate::wait::wait_until;
 
 impl Served {
     fn signal(&self) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Waits until it has seen the signal: of two at once it may see one.
+    fn stopping(&self) {
+        wait_until("it stops", || self.health().1.contains("stopping"));
     }
 
     /// The exit status, within `limit`.
@@ -58,9 +64,8 @@ impl Served {
             waiting,
             half: half.collect(),
         };
-        std::thread::sleep(Duration::from_millis(100));
         // First come, first served: those that wait are the last to have come.
-        assert!(self.waiting() >= load.waiting.len());
+        wait_until("all wait", || self.waiting() >= load.waiting.len());
         load
     }
 
@@ -118,14 +123,13 @@ fn sigterm_lets_what_runs_end() {
     let mut served = Served::start(&["--max-running", "32", "--drain-timeout", "60"]);
     let load = served.load();
     served.signal();
-    std::thread::sleep(Duration::from_millis(50));
+    served.stopping();
     // Whoever comes now hears so.
     let ask = |head: &str, body: &[u8]| answer(send(served.address, head, body));
     let post = format!("POST /api/generate HTTP/1.1\r\n{JSON}");
     let (status, _, body) = ask(&post, br#"{"prompt": "a"}"#);
     assert!(status == 503 && body.contains("shutting_down"), "{body}");
-    let (status, _, body) = ask("GET /health HTTP/1.1", b"");
-    assert!(status == 503 && body.contains("stopping"), "{body}");
+    assert_eq!(served.health().0, 503);
     assert_eq!(ask("GET /health/live HTTP/1.1", b"").0, 200);
     assert_eq!(load.all_answered(), 0);
     assert_eq!(served.exit(Duration::from_secs(60)), Some(0));
@@ -151,7 +155,7 @@ fn a_second_signal_ends_at_once() {
     let mut served = Served::start(&["--max-running", "4", "--drain-timeout", "60"]);
     let load = served.load();
     served.signal();
-    std::thread::sleep(Duration::from_millis(50));
+    served.stopping();
     let begun = Instant::now();
     served.signal();
     assert_eq!(served.exit(Duration::from_secs(5)), Some(1));

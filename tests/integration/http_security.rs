@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio_rustls::rustls;
 
 use crate::http_client::{JSON, answer, exchange, post_to, send, start_with, status_of};
+use crate::wait::wait_until;
 
 fn short(change: impl FnOnce(&mut ConnectionLimits)) -> SocketAddr {
     let mut connections = ConnectionLimits::default();
@@ -219,12 +220,11 @@ fn a_slow_head_is_cut_off_and_a_slow_body_is_told_so() {
 fn an_idle_connection_ends_and_one_too_many_is_told_so() {
     let server = short(|limits| {
         limits.connections = 2;
-        limits.idle_timeout = Duration::from_millis(400);
+        limits.idle_timeout = Duration::from_secs(1);
     });
     let idle: Vec<_> = (0..2)
         .map(|_| TcpStream::connect(server).unwrap())
         .collect();
-    std::thread::sleep(Duration::from_millis(100));
     let refusal = exchange(server, b"");
     assert_eq!(status_of(&refusal), 503, "{refusal}");
     for mut stream in idle {
@@ -232,8 +232,7 @@ fn an_idle_connection_ends_and_one_too_many_is_told_so() {
         stream.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty());
     }
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(get(server, "/health/live", "").0, 200);
+    wait_until("there is room", || get(server, "/health/live", "").0 == 200);
 }
 
 #[test]

@@ -23,3 +23,4 @@ mod soak;
 mod speculation;
 mod tidy;
 mod tokenizer;
+mod wait;

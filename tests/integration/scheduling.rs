@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::generation::{Answer, answer, collect, request};
+use crate::wait::wait_until;
 
 /// Requests that are compared, and clients that send them.
 const REQUESTS: usize = 1000;
@@ -76,15 +77,8 @@ fn metric(engine: &Engine, name: &str) -> f64 {
 
 /// Waits until the engine has nothing left, and checks that it holds nothing.
 fn assert_whole(engine: &Engine) {
-    let started = Instant::now();
     let left = || metric(engine, "gpt2_kv_blocks_used") + metric(engine, "gpt2_requests_running");
-    while left() > 0.0 {
-        assert!(
-            started.elapsed() < Duration::from_secs(5),
-            "blocks are leaked"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("no block is leaked", || left() == 0.0);
 }
 
 #[test]

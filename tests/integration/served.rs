@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::http_client::{answer, send};
+use crate::wait::wait_until;
 
 /// A server process; ended on Drop.
 pub struct Served {
@@ -41,9 +41,13 @@ impl Served {
         // The rest of the log is read, so that the server never waits for it.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let served = Self { child, address };
-        while answer(send(address, "GET /health HTTP/1.1", b"")).0 != 200 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("the model is loaded", || served.health().0 == 200);
         served
+    }
+
+    /// What `/health` says.
+    pub fn health(&self) -> (u16, String) {
+        let (status, _, body) = answer(send(self.address, "GET /health HTTP/1.1", b""));
+        (status, body)
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Done, Machine, demo, noise};
 use crate::fake_hub::{Content, FakeHub, Fault};
+use crate::wait::wait_until;
 
 const WEIGHTS: &str = "/lfs/";
 const PULL: [&str; 2] = ["pull", "me/model"];
@@ -164,7 +165,9 @@ fn interrupted(machine: &Machine, hub: &FakeHub, size: usize, signal: &str) -> D
     let child = machine.start(&PULL);
     let name = format!("{}.incomplete", etag(hub, "model.safetensors"));
     let partial = machine.repo().join("blobs").join(name);
-    wait_until(|| std::fs::metadata(&partial).is_ok_and(|m| m.len() >= size as u64 / 2));
+    wait_until("half of it is there", || {
+        std::fs::metadata(&partial).is_ok_and(|m| m.len() >= size as u64 / 2)
+    });
     let id = child.id().to_string();
     assert!(
         Command::new("kill")
@@ -174,14 +177,6 @@ fn interrupted(machine: &Machine, hub: &FakeHub, size: usize, signal: &str) -> D
             .success()
     );
     Done::of(child.wait_with_output().unwrap())
-}
-
-fn wait_until(mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(30), "waited too long");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
