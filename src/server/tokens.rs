@@ -45,13 +45,37 @@ pub struct TokenizeRequest {
     parse_special: Option<bool>,
 }
 
+/// Whose field has the text, and whose form the answer.
+#[derive(Debug, Clone, Copy)]
+enum Dialect {
+    Vllm,
+    LlamaCpp,
+    Tgi,
+}
+
+impl Dialect {
+    /// The field.
+    fn field(self) -> &'static str {
+        match self {
+            Self::Vllm => "prompt",
+            Self::LlamaCpp => "content",
+            Self::Tgi => "inputs",
+        }
+    }
+}
+
 impl TokenizeRequest {
-    /// In which field the text is.
-    fn field(&self) -> &'static str {
-        match (&self.content, &self.inputs) {
-            (Some(_), _) => "content",
-            (_, Some(_)) => "inputs",
-            (None, None) => "prompt",
+    /// The one text.
+    fn take_text(&mut self) -> Result<(Dialect, String), ApiError> {
+        let (prompt, content) = (self.prompt.take(), self.content.take());
+        match (prompt, content, self.inputs.take()) {
+            (Some(text), None, None) => Ok((Dialect::Vllm, text)),
+            (None, Some(text), None) => Ok((Dialect::LlamaCpp, text)),
+            (None, None, Some(text)) => Ok((Dialect::Tgi, text)),
+            _ => {
+                let message = "give the text as one of `prompt`, `content` and `inputs`";
+                Err(ApiError::field("prompt", message))
+            }
         }
     }
 }
@@ -132,49 +156,42 @@ pub struct TokenSpan {
 )]
 pub async fn tokenize(
     State(state): State<AppState>,
-    JsonBody(request): JsonBody<TokenizeRequest>,
+    JsonBody(mut request): JsonBody<TokenizeRequest>,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let engine = state.engine()?;
-    let field = request.field();
-    let named = |error: ApiError| error.about_input(field);
-    let tokenizer = engine.tokenizer().map_err(|error| named(error.into()))?;
-    let counted = request.prompt.is_some();
-    let spans = request.inputs.is_some();
-    let given = [request.prompt, request.content, request.inputs];
-    let mut given = given.into_iter().flatten();
-    let (Some(text), None) = (given.next(), given.next()) else {
-        let message = "give the text as one of `prompt`, `content` and `inputs`";
-        return Err(ApiError::field("prompt", message));
-    };
+    let (dialect, text) = request.take_text()?;
     if request.parse_special == Some(false) {
         let message = "`parse_special`: special tokens are always recognised";
         return Err(ApiError::field("parse_special", message));
     }
+    let named = |error: ApiError| error.about_input(dialect.field());
+    let tokenizer = engine.tokenizer().map_err(|error| named(error.into()))?;
     state.log_prompt(&text);
     let tokens = encode(tokenizer, text).await.map_err(named)?;
-    Ok(Json(if counted {
-        let spelled = |&id| tokenizer.token(id).unwrap_or_default();
-        let wanted = request.return_token_strs == Some(true);
-        TokenizeResponse::Counted(CountedTokens {
+    Ok(Json(match dialect {
+        Dialect::Vllm => TokenizeResponse::Counted(CountedTokens {
             count: tokens.len(),
             max_model_len: engine.config().n_positions,
-            token_strs: wanted.then(|| tokens.iter().map(spelled).collect()),
-            tokens,
-        })
-    } else if spans {
-        TokenizeResponse::Spans(token_spans(tokenizer, &tokens))
-    } else {
-        let with_pieces = request.with_pieces == Some(true);
-        let listed = |id| match with_pieces {
-            true => ListedToken::Piece(TokenPiece {
-                id,
-                piece: piece(tokenizer, id),
+            token_strs: (request.return_token_strs == Some(true)).then(|| {
+                let spelled = |&id| tokenizer.token(id).unwrap_or_default();
+                tokens.iter().map(spelled).collect()
             }),
-            false => ListedToken::Id(id),
-        };
-        TokenizeResponse::Listed(ListedTokens {
-            tokens: tokens.into_iter().map(listed).collect(),
-        })
+            tokens,
+        }),
+        Dialect::LlamaCpp => {
+            let with_pieces = request.with_pieces == Some(true);
+            let listed = |id| match with_pieces {
+                true => ListedToken::Piece(TokenPiece {
+                    id,
+                    piece: piece(tokenizer, id),
+                }),
+                false => ListedToken::Id(id),
+            };
+            TokenizeResponse::Listed(ListedTokens {
+                tokens: tokens.into_iter().map(listed).collect(),
+            })
+        }
+        Dialect::Tgi => TokenizeResponse::Spans(token_spans(tokenizer, &tokens)),
     }))
 }
 
