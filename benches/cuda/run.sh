@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in a few minutes: the tests on it, then the
-# benchmark of GPT-2 124M and of the shape of gpt2-xl, and transformers beside
-# them where PyTorch is there. Needs an NVIDIA driver for CUDA 13, and what
-# build.sh needs; or, as an argument, the folder into which that has built.
+# benchmark of GPT-2 124M and of the shape of gpt2-xl, transformers beside them
+# where PyTorch is there, and each kernel's time where Nsight Compute is. Needs
+# an NVIDIA driver for CUDA 13, and what build.sh needs; or, as an argument, the
+# folder into which that has built.
 # What is printed is also kept in the folder OUT, if that is set.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
@@ -63,4 +64,7 @@ fi
 bench --shape gpt2 --dtype f32
 bench --shape gpt2 --dtype f16
 part tune 150 bash benches/cuda/tune.sh "$built/gpt2"
+if command -v ncu >/dev/null; then
+    part profile 90 bash benches/cuda/profile.sh "$built/gpt2"
+fi
 exit "$failed"
