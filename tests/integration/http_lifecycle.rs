@@ -20,19 +20,19 @@ impl Served {
 
     /// Waits until it has seen the signal: of two at once it may see one.
     fn stopping(&self) {
-        wait_until("it stops", || self.health().1.contains("stopping"));
+        wait_until("it stops", Duration::from_secs(5), || {
+            self.health().1.contains("stopping")
+        });
     }
 
     /// The exit status, within `limit`.
     fn exit(&mut self, limit: Duration) -> Option<i32> {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(begun.elapsed() < limit, "still there after {limit:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let mut status = None;
+        wait_until("it ends", limit, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
     }
 
     /// Streams that run, requests that wait, and bodies that are half sent.
@@ -65,7 +65,9 @@ impl Served {
             half: half.collect(),
         };
         // First come, first served: those that wait are the last to have come.
-        wait_until("all wait", || self.waiting() >= load.waiting.len());
+        wait_until("all wait", Duration::from_secs(5), || {
+            self.waiting() >= load.waiting.len()
+        });
         load
     }
 

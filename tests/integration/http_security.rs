@@ -232,7 +232,9 @@ fn an_idle_connection_ends_and_one_too_many_is_told_so() {
         stream.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty());
     }
-    wait_until("there is room", || get(server, "/health/live", "").0 == 200);
+    wait_until("there is room", Duration::from_secs(5), || {
+        get(server, "/health/live", "").0 == 200
+    });
 }
 
 #[test]

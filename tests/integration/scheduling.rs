@@ -78,7 +78,9 @@ fn metric(engine: &Engine, name: &str) -> f64 {
 /// Waits until the engine has nothing left, and checks that it holds nothing.
 fn assert_whole(engine: &Engine) {
     let left = || metric(engine, "gpt2_kv_blocks_used") + metric(engine, "gpt2_requests_running");
-    wait_until("no block is leaked", || left() == 0.0);
+    wait_until("no block is leaked", Duration::from_secs(5), || {
+        left() == 0.0
+    });
 }
 
 #[test]

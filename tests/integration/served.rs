@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::http_client::{answer, send};
 use crate::wait::wait_until;
@@ -41,7 +42,9 @@ impl Served {
         // The rest of the log is read, so that the server never waits for it.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let served = Self { child, address };
-        wait_until("the model is loaded", || served.health().0 == 200);
+        wait_until("the model is loaded", Duration::from_secs(30), || {
+            served.health().0 == 200
+        });
         served
     }
 

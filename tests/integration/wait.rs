@@ -2,14 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Waits until `done`, for as long as a busy machine may need.
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+/// Waits until `done`, `limit` at most.
+pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "waited too long until {what}"
-        );
+        assert!(begun.elapsed() < limit, "not after {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -165,7 +165,7 @@ fn interrupted(machine: &Machine, hub: &FakeHub, size: usize, signal: &str) -> D
     let child = machine.start(&PULL);
     let name = format!("{}.incomplete", etag(hub, "model.safetensors"));
     let partial = machine.repo().join("blobs").join(name);
-    wait_until("half of it is there", || {
+    wait_until("half of it is there", Duration::from_secs(30), || {
         std::fs::metadata(&partial).is_ok_and(|m| m.len() >= size as u64 / 2)
     });
     let id = child.id().to_string();
