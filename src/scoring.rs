@@ -58,7 +58,7 @@ pub struct ScoredToken {
 }
 
 /// Between two tries to score a window for which the queue had no room.
-pub const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The stride that was asked for, or half the context.
 ///
@@ -78,21 +78,32 @@ pub fn stride(asked: Option<u64>, n_positions: usize) -> Result<usize, ParamErro
         })
 }
 
+/// What becomes of a text for which the queue has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is an error.
+    Refuse,
+    /// It waits.
+    Wait,
+}
+
 /// Scores the text of these tokens. Dropping the future ends it.
 ///
 /// # Errors
-/// The engine's. A full queue is one only for the first window: a text that
-/// has begun waits.
+/// The engine's. A full queue is one only where it is to be, and for the first
+/// window: a text that has begun waits.
 pub async fn score_text(
     engine: &Engine,
     ids: &[u32],
     stride: usize,
+    mut when_full: WhenFull,
 ) -> Result<TextScore, EngineError> {
     let mut scores = Vec::with_capacity(ids.len());
     for window in windows(ids.len(), engine.config().n_positions, stride) {
         let new = scores.len() - window.start;
-        let known = score_window(engine, &ids[window], !scores.is_empty()).await?;
+        let known = score_window(engine, &ids[window], when_full).await?;
         scores.extend(known.into_iter().skip(new));
+        when_full = WhenFull::Wait;
     }
     if scores.is_empty() {
         return Err(EngineError::NothingToScore);
@@ -111,11 +122,13 @@ pub async fn score_text(
 async fn score_window(
     engine: &Engine,
     ids: &[u32],
-    has_begun: bool,
+    when_full: WhenFull,
 ) -> Result<Vec<TokenScore>, EngineError> {
     loop {
         match engine.score(ids.to_vec()).await {
-            Err(EngineError::Overloaded { .. }) if has_begun => tokio::time::sleep(PAUSE).await,
+            Err(EngineError::Overloaded { .. }) if when_full == WhenFull::Wait => {
+                tokio::time::sleep(PAUSE).await;
+            }
             scores => return scores,
         }
     }

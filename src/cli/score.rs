@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use super::common::{Ids, ModelArgs, text_or_stdin};
 use crate::engine::{Engine, EngineError};
-use crate::scoring::{PAUSE, TextScore, score_text, stride};
+use crate::scoring::{TextScore, WhenFull, score_text, stride};
 
 /// Lines that are scored together.
 const AT_A_TIME: usize = 32;
@@ -65,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
         }
         (None, None) => engine.tokenizer()?.encode(&text_or_stdin(args.text)?)?,
     };
-    let score = runtime.block_on(score_text(&engine, &ids, stride))?;
+    let score = runtime.block_on(score_text(&engine, &ids, stride, WhenFull::Refuse))?;
     if args.json {
         return print_json(&mut out, &score);
     }
@@ -113,13 +113,10 @@ async fn score_lines(
 /// An empty line has a score, too, so that there are as many as lines.
 async fn score_line(engine: &Engine, line: io::Result<String>, stride: usize) -> Result<TextScore> {
     let ids = engine.tokenizer()?.encode(&line?)?;
-    loop {
-        match score_text(engine, &ids, stride).await {
-            Err(EngineError::NothingToScore) => return Ok(TextScore::of_nothing(engine)),
-            // The lines before it are in the queue.
-            Err(EngineError::Overloaded { .. }) => tokio::time::sleep(PAUSE).await,
-            score => return Ok(score?),
-        }
+    // The lines before it are in the queue.
+    match score_text(engine, &ids, stride, WhenFull::Wait).await {
+        Err(EngineError::NothingToScore) => Ok(TextScore::of_nothing(engine)),
+        score => Ok(score?),
     }
 }
 

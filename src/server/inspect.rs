@@ -161,11 +161,7 @@ pub async fn inspect(
     JsonBody(request): JsonBody<InspectRequest>,
 ) -> Result<Json<InspectResponse>, ApiError> {
     let engine = state.engine()?;
-    let field = match request.prompt {
-        Some(_) => "prompt",
-        None => "ids",
-    };
-    let ids = ids(&state, &engine, request.prompt, request.ids).await?;
+    let (field, ids) = ids(&state, &engine, request.prompt, request.ids).await?;
     let look = Look {
         ids: ids.clone(),
         attention: request.attention,
@@ -197,25 +193,25 @@ struct Wanted {
     hidden: bool,
 }
 
-/// The text's ids, by whichever field it was given.
+/// The field by which the text was given, and its ids.
 async fn ids(
     state: &AppState,
     engine: &Engine,
     prompt: Option<String>,
     ids: Option<Vec<u32>>,
-) -> Result<Vec<u32>, ApiError> {
+) -> Result<(&'static str, Vec<u32>), ApiError> {
     match (prompt, ids) {
         (Some(prompt), None) => {
             state.log_prompt(&prompt);
             let mut ids = encode_prompt(engine, prompt).await?;
             engine.start(&mut ids)?;
-            Ok(ids)
+            Ok(("prompt", ids))
         }
         (None, Some(ids)) => {
             for &id in &ids {
                 check_id(engine, "ids", id)?;
             }
-            Ok(ids)
+            Ok(("ids", ids))
         }
         (None, None) => Err(ApiError::field("prompt", "give `prompt` or `ids`")),
         (Some(_), Some(_)) => Err(ApiError::field("ids", "give `prompt` or `ids`, not both")),

@@ -10,8 +10,8 @@ use super::body::JsonBody;
 use super::error::{ApiError, ErrorBody};
 use super::generation::{check_id, encode, unless_cut};
 use super::values::{Text, Texts, Whole};
-use crate::engine::Engine;
-use crate::scoring::{TextScore, score_text, stride};
+use crate::engine::{Engine, EngineError};
+use crate::scoring::{TextScore, WhenFull, score_text, stride};
 
 /// What to score.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -78,7 +78,7 @@ async fn score_all(
     }
     let mut results = Vec::with_capacity(encoded.len());
     for ids in encoded {
-        results.push(score_text(engine, &ids, stride).await?);
+        results.push(score_text(engine, &ids, stride, WhenFull::Refuse).await?);
     }
     Ok(results)
 }
@@ -93,7 +93,8 @@ async fn ids_of(state: &AppState, engine: &Engine, text: Text) -> Result<Vec<u32
         }
     };
     if ids.is_empty() {
-        return Err(ApiError::field("prompt", "`prompt`: no tokens to score"));
+        let message = format!("`prompt`: {}", EngineError::NothingToScore);
+        return Err(ApiError::field("prompt", message));
     }
     for &id in &ids {
         check_id(engine, "prompt", id)?;
