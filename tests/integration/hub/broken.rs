@@ -23,7 +23,7 @@ fn a_page_in_place_of_the_weights_is_refused_and_healed() {
     let hub = FakeHub::of(demo());
     let machine = Machine::new(&hub);
     hub.rule("GET", WEIGHTS, 1, Fault::Refuse(403, String::new()));
-    machine.run(&PULL).failed(&["/lfs/", "403"]);
+    machine.run(&PULL).failed(&["/lfs/", "answered 403"]);
     assert!(!machine.blobs().contains(&etag(&hub, "model.safetensors")));
     machine
         .run(&["generate", "a", "--model", "me/model", "--offline"])

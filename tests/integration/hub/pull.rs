@@ -210,6 +210,8 @@ fn all_failing_at_once_name_a_reason() {
         let hub = FakeHub::of(fixture("sharded"));
         let machine = Machine::new(&hub);
         hub.rule("GET", "/lfs/", 9, Fault::Refuse(403, String::new()));
-        machine.run(&["pull", "me/model"]).failed(&["/lfs/", "403"]);
+        machine
+            .run(&["pull", "me/model"])
+            .failed(&["/lfs/", "answered 403"]);
     }
 }
