@@ -73,19 +73,9 @@ pub fn try_run<E: Send>(
     count: usize,
     task: impl Fn(usize) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
-    let first = Mutex::new(None);
-    let failed = AtomicBool::new(false);
-    run(count, |i| {
-        if failed.load(Ordering::Relaxed) {
-            return;
-        }
-        if let Err(error) = task(i) {
-            failed.store(true, Ordering::Relaxed);
-            lock(&first).get_or_insert(error);
-        }
-    });
-    let first = first.into_inner().unwrap_or_else(PoisonError::into_inner);
-    first.map_or(Ok(()), Err)
+    let first = FirstError::default();
+    run(count, |i| first.attempt(|| task(i)));
+    first.into_result()
 }
 
 /// [`for_each_chunk`] with tasks that may fail, as in [`try_run`].
@@ -97,14 +87,43 @@ pub fn try_for_each_chunk<T: Send, E: Send>(
     size: usize,
     task: impl Fn(usize, &mut [T]) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
-    let first = Mutex::new(None);
-    for_each_chunk(slice, size, |i, chunk| {
-        if let Err(error) = task(i, chunk) {
-            lock(&first).get_or_insert(error);
+    let first = FirstError::default();
+    for_each_chunk(slice, size, |i, chunk| first.attempt(|| task(i, chunk)));
+    first.into_result()
+}
+
+/// The first error of several tasks.
+struct FirstError<E> {
+    error: Mutex<Option<E>>,
+    failed: AtomicBool,
+}
+
+impl<E> Default for FirstError<E> {
+    fn default() -> Self {
+        Self {
+            error: Mutex::new(None),
+            failed: AtomicBool::new(false),
         }
-    });
-    let first = first.into_inner().unwrap_or_else(PoisonError::into_inner);
-    first.map_or(Ok(()), Err)
+    }
+}
+
+impl<E> FirstError<E> {
+    /// Does the work, unless other work has failed.
+    fn attempt(&self, work: impl FnOnce() -> Result<(), E>) {
+        if self.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = work() {
+            self.failed.store(true, Ordering::Relaxed);
+            lock(&self.error).get_or_insert(error);
+        }
+    }
+
+    fn into_result(self) -> Result<(), E> {
+        let error = self.error.into_inner();
+        let error = error.unwrap_or_else(PoisonError::into_inner);
+        error.map_or(Ok(()), Err)
+    }
 }
 
 /// Sets the number of threads, once per process and before the first job;
@@ -234,10 +253,10 @@ impl Pool {
         }
         let done = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job, 0)));
         shared.close();
-        if let Err(panic) = done {
-            resume_unwind(panic);
-        }
-        if let Some(panic) = lock(&shared.panic).take() {
+        // Taken even where the caller's own goes first: it is not the next
+        // job's.
+        let theirs = lock(&shared.panic).take();
+        if let Some(panic) = done.err().or(theirs) {
             resume_unwind(panic);
         }
     }

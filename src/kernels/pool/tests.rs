@@ -56,6 +56,43 @@ fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
 }
 
 #[test]
+fn panics_of_one_job_are_not_the_next_ones() {
+    let pool = Pool::new(1);
+    let both_there = std::sync::Barrier::new(2);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // One task for the caller, one for the worker.
+        pool.run(2, &|_| {
+            both_there.wait();
+            resume_unwind(Box::new("on purpose"));
+        });
+    }));
+    assert!(result.is_err());
+    assert_eq!(sum_on(&pool, 10), 55);
+}
+
+#[test]
+fn after_an_error_no_task_begins() {
+    let begun = AtomicU64::new(0);
+    let mut values = [0; 100];
+    // Inside a task, so that the tasks run one after another.
+    run(2, |outer| {
+        if outer == 0 {
+            let result = try_for_each_chunk(&mut [0; 100], 1, |i, _| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                if i == 3 { Err(i) } else { Ok(()) }
+            });
+            assert_eq!(result, Err(3));
+        }
+    });
+    assert_eq!(begun.into_inner(), 4);
+    let fine = try_for_each_chunk(&mut values, 7, |i, chunk| {
+        chunk.fill(i);
+        Ok::<_, ()>(())
+    });
+    assert_eq!((fine, values[99]), (Ok(()), 14));
+}
+
+#[test]
 fn tasks_within_tasks_run_in_place() {
     let total = AtomicU64::new(0);
     run(8, |_| {
