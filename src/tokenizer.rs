@@ -271,15 +271,13 @@ fn refuse_long_runs(text: &str) -> Result<(), TokenizerError> {
         return Ok(());
     }
     let (mut last, mut count) = ('\0', 0);
-    for character in text.chars() {
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
         count = if character == last { count + 1 } else { 1 };
         last = character;
         if count > MAX_REPEATS {
-            let rest = text.matches(character).count();
-            return Err(TokenizerError::TooManyRepeats {
-                character,
-                count: rest,
-            });
+            count += characters.take_while(|&next| next == character).count();
+            return Err(TokenizerError::TooManyRepeats { character, count });
         }
     }
     Ok(())
@@ -414,10 +412,11 @@ mod tests {
 
     #[test]
     fn long_runs_are_refused() {
-        let text = "a".repeat(MAX_REPEATS + 1);
+        let text = format!("ab{}ba", "a".repeat(MAX_REPEATS + 2));
+        let error = demo().encode(&text).unwrap_err();
         assert!(matches!(
-            demo().encode(&text),
-            Err(TokenizerError::TooManyRepeats { character: 'a', .. })
+            error,
+            TokenizerError::TooManyRepeats { character: 'a', count } if count == MAX_REPEATS + 2
         ));
         assert!(demo().encode(&"ab".repeat(MAX_REPEATS)).is_ok());
     }
