@@ -11,10 +11,11 @@ const SAFETENSORS: &str = "model.safetensors";
 const PICKLE: &str = "pytorch_model.bin";
 const TOKENIZER: &str = "tokenizer.json";
 const VOCAB: [&str; 2] = ["vocab.json", "merges.txt"];
-const EXTRAS: [&str; 3] = [
+const EXTRAS: [&str; 4] = [
     "generation_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
 ];
 
 /// The names that a folder with a model may have files under, shards aside.

@@ -102,12 +102,13 @@ impl ApiError {
     /// The same about the field `param`, if it is about the field `prompt`:
     /// the engine knows no other name for its input.
     pub fn about_input(self, param: impl Into<Cow<'static, str>>) -> Self {
-        self.renamed("prompt", param.into())
+        self.renamed("prompt", param)
     }
 
     /// The same about the field `to`, if it is about the field `from`.
-    pub fn renamed(mut self, from: &str, to: Cow<'static, str>) -> Self {
+    pub fn renamed(mut self, from: &str, to: impl Into<Cow<'static, str>>) -> Self {
         if self.detail.param.as_deref() == Some(from) {
+            let to = to.into();
             let named = (format!("`{from}`"), format!("`{to}`"));
             self.detail.message = self.detail.message.replacen(&named.0, &named.1, 1);
             self.detail.param = Some(to);

@@ -173,7 +173,7 @@ pub async fn inspect(
         lens_positions: indices(request.lens_positions),
     };
     let seen = unless_cut(&state, engine.inspect(look)).await;
-    let seen = seen.map_err(|error| error.renamed("ids", field.into()))?;
+    let seen = seen.map_err(|error| error.renamed("ids", field))?;
     let wanted = Wanted {
         attention: request.attention.then_some(request.attention_format),
         lens: request.lens.is_some_and(|lens| lens.0 > 0),

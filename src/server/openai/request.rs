@@ -6,9 +6,9 @@ use serde::de::IgnoredAny;
 use serde_json::Number;
 use utoipa::ToSchema;
 
-use super::sampling::{ChoiceOptions, Sampling};
+use super::sampling::{ChoiceOptions, MaxTokens, Sampling};
 use super::{LogitBias, StreamOptions, Unsupported, check_model};
-use crate::engine::{Engine, EngineError, TokenScore};
+use crate::engine::{Engine, TokenScore};
 use crate::server::AppState;
 use crate::server::config::RequestLimits;
 use crate::server::error::ApiError;
@@ -159,7 +159,11 @@ impl CompletionRequest {
         let default = || Texts(vec![Text::Plain(String::new())]);
         let texts = self.prompt.take().unwrap_or_else(default).0;
         let (n, best_of) = self.choices(texts.len(), limits)?;
-        let max_tokens = self.max_tokens.map_or(DEFAULT_MAX_TOKENS, |most| most.0);
+        let most = self.max_tokens.map_or(DEFAULT_MAX_TOKENS, |most| most.0);
+        let max_tokens = MaxTokens {
+            param: "max_tokens",
+            value: Some(most),
+        };
         let logprobs = at_most("logprobs", self.logprobs, MAX_LOGPROBS)?;
         let prompt_logprobs =
             at_most("prompt_logprobs", self.prompt_logprobs, MAX_PROMPT_LOGPROBS)?;
@@ -168,11 +172,11 @@ impl CompletionRequest {
             let message = "`prompt_logprobs` can't be streamed";
             return Err(ApiError::field("prompt_logprobs", message));
         }
-        let keep = self.truncation(engine, max_tokens)?;
+        let keep = self.truncation(engine, most)?;
         let (echo, return_token_ids) = (self.echo, self.return_token_ids);
         let options = self
             .sampling()
-            .resolve(engine, limits, Some(max_tokens), logprobs)?;
+            .resolve(engine, limits, max_tokens, logprobs)?;
         let mut prompts = Vec::with_capacity(texts.len());
         for text in texts {
             prompts.push(Prompt::new(state, engine, text, keep, max_tokens).await?);
@@ -182,7 +186,7 @@ impl CompletionRequest {
             prompts,
             n,
             best_of,
-            max_tokens,
+            max_tokens: most,
             options,
             echo: echo.unwrap_or(false),
             logprobs: count(logprobs),
@@ -261,7 +265,7 @@ impl Prompt {
         engine: &Engine,
         text: Text,
         keep: Option<usize>,
-        max_tokens: u64,
+        max_tokens: MaxTokens,
     ) -> Result<Self, ApiError> {
         let (mut ids, mut echo) = match text {
             Text::Ids(ids) => (ids, None),
@@ -276,8 +280,7 @@ impl Prompt {
             }
         };
         if ids.is_empty() {
-            let eos = engine.config().eos_token_ids.first().copied();
-            ids.push(eos.ok_or(EngineError::NoStart)?);
+            engine.start(&mut ids)?;
             echo = None;
         }
         if let Some(keep) = keep.filter(|&keep| keep < ids.len()) {
@@ -294,20 +297,22 @@ impl Prompt {
     }
 }
 
-/// Refuses a prompt that doesn't fit into the context with what is to follow.
-pub fn check_room(engine: &Engine, prompt: usize, max_tokens: u64) -> Result<(), ApiError> {
+/// Refuses a prompt that doesn't fit into the context with what is to follow,
+/// one token unless it is said.
+pub fn check_room(engine: &Engine, prompt: usize, max_tokens: MaxTokens) -> Result<(), ApiError> {
     let limit = engine.config().n_positions;
-    if (prompt as u64).saturating_add(max_tokens) <= limit as u64 {
+    let most = max_tokens.value.unwrap_or(1);
+    if (prompt as u64).saturating_add(most) <= limit as u64 {
         return Ok(());
     }
     let param = if prompt >= limit {
         "prompt"
     } else {
-        "max_tokens"
+        max_tokens.param
     };
     let message = format!(
-        "the model's context has {limit} tokens, but the prompt has {prompt} and max_tokens is \
-         {max_tokens}"
+        "the model's context has {limit} tokens, but the prompt has {prompt} and {} is {most}",
+        max_tokens.param
     );
     Err(ApiError::field(param, message).with_code("context_length_exceeded"))
 }

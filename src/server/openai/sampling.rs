@@ -27,14 +27,22 @@ pub struct Sampling {
     pub ignore_eos: Option<bool>,
 }
 
+/// The most tokens to generate, and the field that says so.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxTokens {
+    pub param: &'static str,
+    /// 0 is for requests that generate nothing; none goes on to the context's
+    /// end.
+    pub value: Option<u64>,
+}
+
 /// What the sampler is to do for each choice of a request.
 #[derive(Debug, Clone)]
 pub struct ChoiceOptions(SamplingOptions);
 
 impl Sampling {
     /// Checks what the engine doesn't know: the API's own ranges, and ids
-    /// against the width of the logits. A `max_tokens` of 0 is for requests
-    /// that generate nothing; none goes on to the context's end.
+    /// against the width of the logits.
     ///
     /// # Errors
     /// 400 for the first field out of range.
@@ -42,7 +50,7 @@ impl Sampling {
         self,
         engine: &Engine,
         limits: &RequestLimits,
-        max_tokens: Option<u64>,
+        max_tokens: MaxTokens,
         logprobs: Option<u64>,
     ) -> Result<ChoiceOptions, ApiError> {
         let number = |number: &Option<Number>| number.as_ref().and_then(Number::as_f64);
@@ -72,12 +80,13 @@ impl Sampling {
             seed: self.seed.map(|seed| seed.0),
             stop: stop_strings(self.stop, limits)?,
             stop_token_ids,
-            max_tokens: max_tokens.map(|most| most.max(1)),
+            max_tokens: max_tokens.value.map(|most| most.max(1)),
             min_tokens: min_tokens(self.min_tokens, max_tokens)?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
             logprobs,
         };
-        SamplingParams::new(options.clone())?;
+        SamplingParams::new(options.clone())
+            .map_err(|error| ApiError::from(error).renamed("max_tokens", max_tokens.param))?;
         Ok(ChoiceOptions(options))
     }
 }
@@ -127,11 +136,11 @@ fn top_k(top_k: Option<i64>) -> Result<Option<u64>, ApiError> {
     }
 }
 
-fn min_tokens(min: Option<Whole>, max: Option<u64>) -> Result<u64, ApiError> {
+fn min_tokens(min: Option<Whole>, max: MaxTokens) -> Result<u64, ApiError> {
     let min = min.map_or(0, |min| min.0);
-    match max {
-        Some(max) if min > max => {
-            let message = format!("`min_tokens`: {min} is more than max_tokens, {max}");
+    match max.value {
+        Some(most) if min > most => {
+            let message = format!("`min_tokens`: {min} is more than {}, {most}", max.param);
             Err(ApiError::field("min_tokens", message))
         }
         _ => Ok(min),

@@ -10,7 +10,7 @@ use crate::server::AppState;
 use crate::server::error::ApiError;
 use crate::server::generation::encode_prompt;
 use crate::server::openai::request::{at_most, check_room, choice_count, include_usage};
-use crate::server::openai::sampling::{ChoiceOptions, Sampling};
+use crate::server::openai::sampling::{ChoiceOptions, MaxTokens, Sampling};
 use crate::server::openai::{LogitBias, StreamOptions, check_model};
 use crate::server::values::{Object, Seed, Strings, Whole};
 
@@ -184,7 +184,7 @@ impl ChatRequest {
         state.log_prompt(&prompt);
         let about = |error: ApiError| error.about_input("messages");
         let ids = encode_prompt(engine, prompt).await.map_err(about)?;
-        check_room(engine, ids.len(), max_tokens.unwrap_or(1)).map_err(about)?;
+        check_room(engine, ids.len(), max_tokens).map_err(about)?;
         Ok(Plan {
             ids,
             n,
@@ -194,17 +194,16 @@ impl ChatRequest {
         })
     }
 
-    fn max_tokens(&self) -> Result<Option<u64>, ApiError> {
+    fn max_tokens(&self) -> Result<MaxTokens, ApiError> {
         let (param, value) = match (self.max_completion_tokens, self.max_tokens) {
-            (Some(value), _) => ("max_completion_tokens", value.0),
-            (None, Some(value)) => ("max_tokens", value.0),
-            (None, None) => return Ok(None),
+            (Some(value), _) => ("max_completion_tokens", Some(value.0)),
+            (None, value) => ("max_tokens", value.map(|value| value.0)),
         };
-        if value == 0 {
+        if value == Some(0) {
             let message = format!("`{param}`: 0 is not a whole number of 1 or more");
             return Err(ApiError::field(param, message));
         }
-        Ok(Some(value))
+        Ok(MaxTokens { param, value })
     }
 
     fn sampling(self) -> Sampling {
