@@ -107,8 +107,9 @@ async fn listen(args: Args, files: ModelFiles) -> Result<()> {
 fn load(builder: EngineBuilder, state: &AppState, failed: oneshot::Sender<anyhow::Error>) {
     match builder.build() {
         Ok(engine) => {
-            tracing::info!("{} is loaded", engine.model_name());
+            let name = engine.model_name().to_owned();
             state.set_engine(engine);
+            tracing::info!("{name} is loaded");
         }
         Err(error) => {
             state.set_failed();

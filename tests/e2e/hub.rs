@@ -185,10 +185,10 @@ with filelock.FileLock({lock:?}):
     print('held', flush=True)
     time.sleep(30)"
     );
+    let start = Instant::now();
     let mut holder = machine.python_command(&code).spawn().unwrap();
     let mut word = [0; 4];
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut word).unwrap();
-    let start = Instant::now();
     machine.gpt2(&["pull", "me/model"]);
     assert!(
         start.elapsed() > Duration::from_secs(28),
@@ -289,15 +289,21 @@ fn a_disk_that_becomes_full() {
     let machine = Machine::new();
     machine
         .hub
-        .rule("GET", "/lfs/", 1, Fault::Slowly(2_000_000));
+        .rule("GET", "/lfs/", 1, Fault::Slowly(1_000_000));
+    // Once some of the weights are there, while others are to come.
     let script = r#"
         set -e
+        said=$(mktemp)
         mount -t tmpfs -o size=8m tmpfs "$HF_HOME"
-        "$GPT2" pull me/model 2>"$HF_HOME/said" &
-        sleep 1
+        "$GPT2" pull me/model 2>"$said" &
+        for _ in $(seq 1000); do
+            [ -z "$(find "$HF_HOME" -name '*.incomplete' -size +200k)" ] || break
+            sleep 0.01
+        done
         head -c 20M /dev/zero >"$HF_HOME/filler" 2>/dev/null || true
         if wait $!; then echo "pulled onto a full disk"; exit 1; fi
-        cat "$HF_HOME/said"
+        cat "$said"
+        rm "$said"
         ls "$HF_HOME/hub/models--me--model/blobs"
         rm "$HF_HOME/filler"
         "$GPT2" pull me/model 2>&1

@@ -6,6 +6,7 @@
 # Chromium and its fonts from Debian's packages where they are missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+unset RUST_LOG GPT2_API_KEY
 
 chromium=$(command -v chromium || command -v chromium-browser || true)
 if [ -z "$chromium" ]; then

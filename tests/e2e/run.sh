@@ -5,6 +5,7 @@
 # Needs bash, curl, awk and coreutils, and what hub.sh needs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+unset RUST_LOG GPT2_API_KEY
 refresh=${1:-}
 
 cargo build --release --bin gpt2

@@ -20,7 +20,8 @@ fn refused(from: &str, break_it: impl FnOnce(&Path), says: &[&str]) {
     break_it(dir.path());
     let started = Instant::now();
     let error = fixture::load(dir.path()).expect_err("broken").to_string();
-    assert!(started.elapsed() < Duration::from_secs(1));
+    // What it announces, if that was believed, takes minutes.
+    assert!(started.elapsed() < Duration::from_secs(10));
     for part in says {
         assert!(error.contains(part), "{part:?} is not in: {error}");
     }

@@ -14,6 +14,7 @@ fn gpt2(args: &[&str]) -> Output {
 fn gpt2_with_input(args: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gpt2"))
         .args(args)
+        .env_remove("RUST_LOG")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,12 +1,13 @@
 //! The native HTTP API over real sockets, with the demo model.
 
+use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
 use gpt2_engine::engine::Engine;
-use gpt2_engine::server::AppState;
+use gpt2_engine::server::{AppState, ServerConfig};
 use serde_json::{Value, json};
 
-use crate::http_client::{JSON, answer, post, raw_post, send, server, start, stream};
+use crate::http_client::{JSON, answer, post, raw_post, send, server, start, start_with, stream};
 
 #[test]
 fn generate_answers_as_published() {
@@ -40,11 +41,11 @@ fn a_stream_joins_to_the_whole_answer() {
     ] {
         let events = stream(&body);
         let (end, events) = events.split_last().unwrap();
-        assert_eq!(end.1, "[DONE]");
+        assert_eq!(end, "[DONE]");
         let (done, tokens) = events.split_last().unwrap();
-        let done: Value = serde_json::from_str(&done.1).unwrap();
+        let done: Value = serde_json::from_str(done).unwrap();
         let mut text = body["prompt"].as_str().unwrap().to_owned();
-        for (i, (_, token)) in tokens.iter().enumerate() {
+        for (i, token) in tokens.iter().enumerate() {
             let token: Value = serde_json::from_str(token).unwrap();
             assert_eq!(token["index"], i);
             assert!(token["token_id"].is_u64());
@@ -68,12 +69,30 @@ fn a_stream_joins_to_the_whole_answer() {
 
 #[test]
 fn tokens_arrive_while_later_ones_are_computed() {
-    let events = stream(&json!({"prompt": "Once upon a time", "max_tokens": 300}));
-    let (first, last) = (events[0].0, events[events.len() - 1].0);
-    assert!(
-        events.len() > 50 && first * 3 < last,
-        "{first:?} of {last:?}"
-    );
+    let server = start_with(ServerConfig::default());
+    let generated = || {
+        let (_, _, metrics) = answer(send(server, "GET /metrics HTTP/1.1", b""));
+        let value = metrics.split("gpt2_generated_tokens_total ").nth(1);
+        let value = value.and_then(|rest| rest.lines().next());
+        value.and_then(|text| text.parse().ok()).unwrap_or(0)
+    };
+    let body = json!({"prompt": "Once upon a time", "max_tokens": 300}).to_string();
+    let head = format!("POST /api/stream HTTP/1.1\r\n{JSON}");
+    // Whoever reads may be slow, but not each time.
+    let early = (0..20).any(|_| {
+        let before = generated();
+        let mut lines = BufReader::new(send(server, &head, body.as_bytes())).lines();
+        let is_token = |line: &std::io::Result<String>| {
+            let line = line.as_ref().expect("a line");
+            line.starts_with("data: {\"index\"")
+        };
+        assert!(lines.by_ref().any(|line| is_token(&line)), "no token");
+        let then = generated() - before;
+        let tokens = 1 + lines.filter(is_token).count();
+        assert!(tokens > 50, "{tokens}");
+        then < tokens
+    });
+    assert!(early, "all tokens are computed before the first arrives");
 }
 
 #[test]
@@ -251,7 +270,7 @@ fn more_tokens_than_fit_end_with_length_at_the_contexts_end() {
     let body = json!({"prompt": "fox ".repeat(120), "max_tokens": 2_147_483_647,
         "strategy": "top-p", "seed": 2, "temperature": 3.0});
     let events = stream(&body);
-    let done: Value = serde_json::from_str(&events[events.len() - 2].1).unwrap();
+    let done: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
     if done["finish_reason"] == "length" {
         assert_eq!(done["usage"]["total_tokens"], 256);
     } else {

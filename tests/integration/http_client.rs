@@ -1,9 +1,9 @@
 //! HTTP as a client speaks it: over real sockets, byte by byte.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gpt2_engine::engine::Engine;
 use gpt2_engine::server::{AppState, ServerConfig, serve};
@@ -14,6 +14,7 @@ pub fn start(state: AppState) -> SocketAddr {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
@@ -46,9 +47,8 @@ pub fn send(to: SocketAddr, head: &str, body: &[u8]) -> TcpStream {
     let length = body.len();
     let head =
         format!("{head}\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
     // A refused body may be cut off while it is sent.
-    let _ = stream.write_all(body);
+    let _ = stream.write_all(&[head.as_bytes(), body].concat());
     stream
 }
 
@@ -81,16 +81,11 @@ pub fn raw_post(path: &str, body: &[u8]) -> (u16, Value) {
     (status, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
-/// A stream's data lines, each with the time at which it came.
-pub fn stream(body: &Value) -> Vec<(Duration, String)> {
-    let started = Instant::now();
+/// A stream's data lines.
+pub fn stream(body: &Value) -> Vec<String> {
     let head = format!("POST /api/stream HTTP/1.1\r\n{JSON}");
-    let stream = send(server(), &head, body.to_string().as_bytes());
-    BufReader::new(stream)
-        .lines()
-        .map_while(Result::ok)
-        .filter_map(|line| Some((started.elapsed(), line.strip_prefix("data: ")?.to_owned())))
-        .collect()
+    let (_, _, body) = answer(send(server(), &head, body.to_string().as_bytes()));
+    events_of(&body)
 }
 
 /// A server of the demo model with settings of its own.

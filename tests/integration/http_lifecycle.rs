@@ -141,8 +141,8 @@ fn sigterm_lets_what_runs_end() {
 fn sigterm_cuts_short_what_takes_too_long() {
     let mut served = Served::start(&["--max-running", "32", "--drain-timeout", "0.1"]);
     let load = served.load();
-    let begun = Instant::now();
     served.signal();
+    let begun = Instant::now();
     assert!(load.all_answered() > 0);
     assert_eq!(served.exit(Duration::from_secs(10)), Some(0));
     assert!(
@@ -158,8 +158,8 @@ fn a_second_signal_ends_at_once() {
     let load = served.load();
     served.signal();
     served.stopping();
-    let begun = Instant::now();
     served.signal();
+    let begun = Instant::now();
     assert_eq!(served.exit(Duration::from_secs(5)), Some(1));
     assert!(
         begun.elapsed() < Duration::from_secs(2),

@@ -220,7 +220,7 @@ fn a_slow_head_is_cut_off_and_a_slow_body_is_told_so() {
 fn an_idle_connection_ends_and_one_too_many_is_told_so() {
     let server = short(|limits| {
         limits.connections = 2;
-        limits.idle_timeout = Duration::from_secs(1);
+        limits.idle_timeout = Duration::from_secs(3);
     });
     let idle: Vec<_> = (0..2)
         .map(|_| TcpStream::connect(server).unwrap())

@@ -28,6 +28,8 @@ impl Served {
         let mut child = Command::new(env!("CARGO_BIN_EXE_gpt2"))
             .args(["serve", "--port", "0", "--log-format", "json"])
             .args(arguments)
+            .env_remove("RUST_LOG")
+            .env_remove("GPT2_API_KEY")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -166,11 +166,11 @@ fn a_step_that_fails_ends_its_own_requests_and_no_others() {
         assert_eq!(tokens, 100);
         assert!(matches!(last, Event::Finished(_)));
     }
+    drop(fixture.commands);
+    fixture.worker.join().unwrap();
     let text = fixture.metrics.encode();
     assert!(text.contains("gpt2_failed_steps_total 2"), "{text}");
     assert!(text.contains("gpt2_kv_blocks_used 0"), "{text}");
-    drop(fixture.commands);
-    fixture.worker.join().unwrap();
 }
 
 #[test]

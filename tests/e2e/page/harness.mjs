@@ -10,7 +10,7 @@ import { chromium } from "playwright-core";
 const GPT2 = process.env.GPT2 ?? new URL("../../../target/release/gpt2", import.meta.url).pathname;
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const START_MS = 30_000;
-const WAIT_MS = 15_000;
+export const WAIT_MS = 15_000;
 
 /** `gpt2 serve` with the demo model on a port that the system picks. */
 export async function startServer(...options) {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { after, before, test } from "node:test";
-import { done, fragment, launch, open, post, slowLine, startServer, text, view } from "./harness.mjs";
+import { WAIT_MS, done, fragment, launch, open, post, slowLine, startServer, text, view } from "./harness.mjs";
 
 const PROMPT = "Once upon a time";
 const SEEDED = { text: PROMPT, strategy: "top-k", top_k: "40", temperature: "0.9", seed: "7", max_tokens: "30" };
@@ -114,8 +114,9 @@ test("stops, keeps what came, and lets the server know", async () => {
   assert.ok(kept.length > PROMPT.length);
   assert.match(await page.locator("#figures").textContent(), /stopped$/);
   await page.waitForTimeout(200);
-  assert.equal(await text(page), kept);
+  for (let waited = 0; line.seen.left === 0 && waited < WAIT_MS; waited += 20) await page.waitForTimeout(20);
   assert.equal(line.seen.left, 1, "the answer was given up");
+  assert.equal(await text(page), kept);
   assert.equal(await page.getByRole("alert").count(), 0);
 
   await page.getByRole("button", { name: "Continue" }).click();
@@ -170,7 +171,7 @@ inPage("goes on from an alternative", { hash: fragment({ ...SEEDED, strategy: "g
   const now = await text(page);
   assert.ok(now.startsWith(kept + expected[1].decoded_token), now);
   assert.ok(now.length > kept.length + expected[1].decoded_token.length, "and went on");
-  await page.waitForFunction(() => !document.querySelector("#tinted .unknown ~ .unknown"), null, { timeout: 5000 });
+  await page.waitForFunction(() => !document.querySelector("#tinted .unknown ~ .unknown"));
 });
 
 inPage("the keyboard is enough for that", { hash: fragment({ ...SEEDED, max_tokens: "5" }) }, async (page) => {

@@ -225,7 +225,10 @@ impl FakeHub {
 
     /// Answers nobody any more.
     pub fn stop(&self) {
-        self.state.stopped.store(true, Ordering::SeqCst);
+        if self.state.stopped.swap(true, Ordering::SeqCst) {
+            // The addresses may be somebody else's by now.
+            return;
+        }
         for address in [self.hub, self.store] {
             // Wakes the thread that waits for a connection.
             let _ = std::net::TcpStream::connect(address);

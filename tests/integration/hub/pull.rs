@@ -193,12 +193,12 @@ fn revisions_are_branches_tags_and_commits() {
 fn several_files_come_at_a_time() {
     let hub = FakeHub::of(fixture("sharded"));
     let machine = Machine::new(&hub);
-    // Each takes a second, so they meet.
+    // Each takes three seconds, so they meet.
     hub.rule(
         "GET",
         "/lfs/",
         3,
-        Fault::StallAfter(0, Duration::from_secs(1)),
+        Fault::StallAfter(0, Duration::from_secs(3)),
     );
     machine.run(&["pull", "me/model"]).fine();
     assert_eq!(hub.most_at_a_time(), 3);
