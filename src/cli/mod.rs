@@ -36,7 +36,7 @@ enum Command {
     /// Continue a text
     Generate(generate::Args),
     /// Serve the model over HTTP
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Log probabilities and perplexity of a text
     Score(score::Args),
     /// Text to token ids
@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     init_logging(&cli.command);
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Score(args) => score::run(args),
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Detokenize(args) => tokenize::detokenize(args),
@@ -75,7 +75,12 @@ pub fn main() -> ExitCode {
         // Whoever read the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            match param_of(&error) {
+                Some(ParamError { param, message }) => {
+                    eprintln!("error: {}: {message}", option_of(param));
+                }
+                None => eprintln!("error: {error:#}"),
+            }
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }
@@ -107,8 +112,23 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<Usage>()
-        || error.is::<ParamError>()
-        || matches!(error.downcast_ref(), Some(EngineError::Param(_)))
+        || param_of(error).is_some()
+        || matches!(error.downcast_ref(), Some(EngineError::UnknownToken { .. }))
+}
+
+fn param_of(error: &anyhow::Error) -> Option<&ParamError> {
+    match error.downcast_ref() {
+        Some(EngineError::Param(error)) => Some(error),
+        _ => error.downcast_ref(),
+    }
+}
+
+/// The option by which a parameter is given.
+fn option_of(param: &str) -> String {
+    match param.len() {
+        1 => format!("-{param}"),
+        _ => format!("--{}", param.replace('_', "-")),
+    }
 }
 
 #[cfg(test)]

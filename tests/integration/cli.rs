@@ -213,7 +213,10 @@ fn what_is_refused_prints_nothing() {
     let (code, said) = failure(&["generate", "x", "--max-tokens", "-1"]);
     assert!(code == 2 && said.contains("not negative"), "{said}");
     let (code, said) = failure(&["generate", "x", "--temperature", "-1"]);
-    assert!(code == 2 && said.contains("`temperature`: -1"), "{said}");
+    assert!(
+        code == 2 && said.contains("error: --temperature: -1"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -257,8 +260,10 @@ fn wrong_use_is_2_and_failure_is_1() {
         assert_eq!(code, 2, "{args:?}: {said}");
         assert!(!said.is_empty() && !said.contains("panicked"), "{said}");
     }
+    let (code, said) = failure(&["generate", "x", "-k", "0", "--strategy", "top-k"]);
+    assert!(code == 2 && said.contains("error: -k: "), "{said}");
     let (code, said) = failure(&["generate", "--ids", "99999999"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(
         said.contains("99999999") && said.contains("vocabulary"),
         "{said}"
