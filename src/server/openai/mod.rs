@@ -39,13 +39,14 @@ pub struct StreamOptions {
     _include_obfuscation: Option<bool>,
 }
 
-/// A field that is known but not supported; only null is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsupported;
+/// A field that is known but not supported: only null is accepted.
+#[derive(Debug, Clone, Copy)]
+pub enum Unsupported {}
 
 impl<'de> Deserialize<'de> for Unsupported {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        serde::de::IgnoredAny::deserialize(from).map(|_| Self)
+        serde::de::IgnoredAny::deserialize(from)?;
+        Err(serde::de::Error::custom("not supported, expected null"))
     }
 }
 
@@ -60,7 +61,7 @@ impl ToSchema for Unsupported {}
 /// Refuses requests for another model than the one that is served.
 fn check_model(state: &AppState, model: Option<&str>) -> Result<(), ApiError> {
     match model {
-        Some(model) if model != state.model_name() => Err(models::unknown(state, model)),
+        Some(model) if !state.serves(model) => Err(models::unknown(state, model)),
         _ => Ok(()),
     }
 }

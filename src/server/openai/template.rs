@@ -4,6 +4,7 @@ use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::Value as Json;
 
 const NAME: &str = "chat template";
@@ -22,6 +23,9 @@ pub enum TemplateError {
     /// The template is no Jinja that is understood.
     #[error("the chat template: {0}")]
     Malformed(#[from] Error),
+    /// The template refuses the chat.
+    #[error("{0}")]
+    Raised(String),
     /// tokenizer_config.json is malformed.
     #[error("tokenizer_config.json: {0}")]
     Config(#[from] serde_json::Error),
@@ -29,6 +33,11 @@ pub enum TemplateError {
     #[error("{0}: {1}")]
     Read(String, std::io::Error),
 }
+
+/// What a template says is wrong with a chat.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
 
 impl ChatTemplate {
     /// A template for a tokenizer whose end-of-text is `<|endoftext|>`.
@@ -41,8 +50,11 @@ impl ChatTemplate {
         let mut syntax = SyntaxConfig::builder();
         environment.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build()?);
         environment.add_function("raise_exception", |message: String| {
-            Err::<Value, _>(Error::new(ErrorKind::InvalidOperation, message))
+            let error = Error::new(ErrorKind::InvalidOperation, message.clone());
+            Err::<Value, _>(error.with_source(Raised(message)))
         });
+        // Templates are written for Jinja in Python, whose strings have methods.
+        environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_template_owned(NAME, source.into())?;
         Ok(Self {
             environment,
@@ -81,7 +93,8 @@ impl ChatTemplate {
     /// its role and its content.
     ///
     /// # Errors
-    /// What the template finds wrong with the chat.
+    /// [`TemplateError::Raised`] for what the template finds wrong with the
+    /// chat, [`TemplateError::Malformed`] for what is wrong with the template.
     pub fn render(&self, messages: &[(String, String)]) -> Result<String, TemplateError> {
         let message = |(role, content): &(String, String)| context! { role, content };
         let messages: Vec<Value> = messages.iter().map(message).collect();
@@ -91,7 +104,14 @@ impl ChatTemplate {
             bos_token => self.bos_token.as_str(),
             add_generation_prompt => true,
         };
-        Ok(self.environment.get_template(NAME)?.render(context)?)
+        let rendered = self.environment.get_template(NAME)?.render(context);
+        rendered.map_err(|error| {
+            let raised = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<Raised>());
+            match raised {
+                Some(Raised(message)) => TemplateError::Raised(message.clone()),
+                None => error.into(),
+            }
+        })
     }
 }
 
@@ -151,19 +171,25 @@ mod tests {
         assert_eq!(template.render(&chat()).unwrap(), "Hi <b>!</s>Hello</s>");
         write("chat_template.jinja", "{{ raise_exception('no') }}");
         let template = ChatTemplate::from_dir(dir.path()).unwrap().unwrap();
-        assert!(
-            template
-                .render(&chat())
-                .unwrap_err()
-                .to_string()
-                .contains("no")
-        );
+        let refused = template.render(&chat()).unwrap_err();
+        assert!(matches!(refused, TemplateError::Raised(message) if message == "no"));
         write("tokenizer_config.json", "{");
         assert!(ChatTemplate::from_dir(dir.path()).is_err());
     }
 
     #[test]
+    fn strings_have_the_methods_that_they_have_in_python() {
+        let source = "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}\
+            {{ m.content.strip('! ').split(' ')[0].upper() }}{% endfor %}";
+        let template = ChatTemplate::new(source).unwrap();
+        assert_eq!(template.render(&chat()).unwrap(), "HI");
+    }
+
+    #[test]
     fn a_malformed_template_is_refused() {
         assert!(ChatTemplate::new("{% for %}").is_err());
+        let late = ChatTemplate::new("{{ messages[0].content.shout() }}").unwrap();
+        let error = late.render(&chat()).unwrap_err();
+        assert!(matches!(error, TemplateError::Malformed(_)), "{error}");
     }
 }

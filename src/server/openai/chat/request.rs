@@ -11,7 +11,7 @@ use crate::server::error::ApiError;
 use crate::server::generation::encode_prompt;
 use crate::server::openai::request::{at_most, check_room, choice_count, include_usage};
 use crate::server::openai::sampling::{ChoiceOptions, MaxTokens, Sampling};
-use crate::server::openai::{LogitBias, StreamOptions, check_model};
+use crate::server::openai::{LogitBias, StreamOptions, TemplateError, Unsupported, check_model};
 use crate::server::values::{Object, Seed, Strings, Whole};
 
 /// Most alternatives in `top_logprobs`, by the published API.
@@ -83,6 +83,24 @@ pub struct ChatRequest {
     /// Tokens that end the answer.
     stop_token_ids: Option<Vec<u32>>,
 
+    /// Only texts are answered.
+    #[serde(rename = "response_format")]
+    #[schema(value_type = Option<TextFormat>)]
+    _response_format: Option<Object<TextFormat>>,
+    /// Only texts are answered.
+    #[serde(rename = "modalities")]
+    #[schema(inline)]
+    _modalities: Option<Vec<Text>>,
+    /// GPT-2 calls no tools.
+    #[schema(value_type = Option<Vec<serde_json::Value>>, max_items = 0)]
+    tools: Option<Vec<IgnoredAny>>,
+    /// GPT-2 calls no tools.
+    #[serde(rename = "tool_choice")]
+    #[schema(inline)]
+    _tool_choice: Option<ToolChoice>,
+    /// Ignored.
+    #[serde(rename = "parallel_tool_calls")]
+    _parallel_tool_calls: Option<bool>,
     /// Ignored.
     #[serde(rename = "user")]
     #[schema(value_type = Option<serde_json::Value>)]
@@ -111,6 +129,22 @@ pub struct Message {
     #[serde(rename = "name")]
     #[schema(value_type = Option<serde_json::Value>)]
     _name: Option<IgnoredAny>,
+    /// Part of an answer that is sent back.
+    #[serde(rename = "refusal")]
+    _refusal: Option<Unsupported>,
+    /// Part of an answer that is sent back.
+    #[serde(rename = "audio")]
+    _audio: Option<Unsupported>,
+    /// Part of an answer that is sent back.
+    #[serde(rename = "function_call")]
+    _function_call: Option<Unsupported>,
+    /// Part of an answer that is sent back.
+    #[serde(rename = "tool_calls")]
+    _tool_calls: Option<Unsupported>,
+    /// Ignored.
+    #[serde(rename = "annotations")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    _annotations: Option<IgnoredAny>,
 }
 
 /// Who said it.
@@ -140,15 +174,32 @@ enum Content {
 struct TextPart {
     #[serde(rename = "type")]
     #[schema(inline)]
-    _kind: PartKind,
+    _kind: Text,
     text: String,
 }
 
-/// The kinds of parts that a model of texts reads.
+/// The form of an answer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TextFormat {
+    #[serde(rename = "type")]
+    #[schema(inline)]
+    _kind: Text,
+}
+
+/// What a model of texts reads and writes.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum PartKind {
+enum Text {
     Text,
+}
+
+/// Which tools are called, where there are none.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ToolChoice {
+    None,
+    Auto,
 }
 
 /// A checked request.
@@ -169,6 +220,9 @@ impl ChatRequest {
     pub async fn plan(mut self, state: &AppState, engine: &Engine) -> Result<Plan, ApiError> {
         check_model(state, self.model.as_deref())?;
         let limits = &state.config().limits;
+        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+            return Err(ApiError::field("tools", "`tools`: GPT-2 calls none"));
+        }
         let n = choice_count("n", self.n, 1, limits)?;
         let include_usage = include_usage(self.stream, self.stream_options.as_ref())?;
         let max_tokens = self.max_tokens()?;
@@ -237,7 +291,13 @@ fn render(state: &AppState, messages: Vec<Object<Message>>) -> Result<String, Ap
         return Err(wrong("`messages` is empty".to_owned()));
     }
     let messages: Vec<_> = messages.into_iter().map(|Object(m)| m.parts()).collect();
-    template.render(&messages).map_err(|e| wrong(e.to_string()))
+    template.render(&messages).map_err(|error| match error {
+        TemplateError::Raised(message) => wrong(format!("`messages`: {message}")),
+        error => {
+            tracing::error!("a chat could not be made a prompt: {error}");
+            ApiError::internal()
+        }
+    })
 }
 
 impl Message {
