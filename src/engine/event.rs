@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use super::EngineError;
 use super::alternatives::Alternative;
 
-/// An event of a generation: tokens, then exactly one of the other two.
+/// An event of a generation: tokens, then exactly one of the other two, if it
+/// is not cancelled before.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A token was generated.
@@ -86,14 +87,25 @@ pub struct Usage {
 pub struct Events {
     pub(super) receiver: mpsc::Receiver<Event>,
     /// Whether the last event has been handed out.
-    pub(super) over: bool,
+    over: bool,
+    cancelled: bool,
 }
 
 impl Events {
+    /// Those that come through this channel.
+    pub(super) fn new(receiver: mpsc::Receiver<Event>) -> Self {
+        Self {
+            receiver,
+            over: false,
+            cancelled: false,
+        }
+    }
+
     /// Ends the generation; events that were sent still come. On a GPU a token
     /// is sent a step after it was chosen, so that the last may not. Dropping
     /// does the same.
     pub fn cancel(&mut self) {
+        self.cancelled = true;
         self.receiver.close();
     }
 
@@ -111,13 +123,15 @@ impl Events {
             return None;
         }
         let event = self.receiver.blocking_recv();
-        Some(self.noted(event))
+        self.noted(event)
     }
 
-    /// A channel that closes without a last event means that the engine is gone.
-    fn noted(&mut self, event: Option<Event>) -> Event {
-        let event = event.unwrap_or(Event::Failed(EngineError::Stopped));
-        self.over = !matches!(event, Event::Token(_));
+    /// A channel that closes without a last event means that the engine is
+    /// gone, if it was not told to close.
+    fn noted(&mut self, event: Option<Event>) -> Option<Event> {
+        let stopped = || (!self.cancelled).then_some(Event::Failed(EngineError::Stopped));
+        let event = event.or_else(stopped);
+        self.over = !matches!(event, Some(Event::Token(_)));
         event
     }
 }
@@ -130,6 +144,6 @@ impl Stream for Events {
             return Poll::Ready(None);
         }
         let event = std::task::ready!(self.receiver.poll_recv(cx));
-        Poll::Ready(Some(self.noted(event)))
+        Poll::Ready(self.noted(event))
     }
 }

@@ -59,22 +59,26 @@ enum Named {
 }
 
 /// The files of the demo model or of a folder; `None` where the name is
-/// neither. A folder wins over a model of the hub, and the log says so.
+/// neither. A folder wins over a model of the hub, but not over the demo, and
+/// the log says so.
 ///
 /// # Errors
 /// [`HubError`], where a folder is no checkpoint or a revision was asked for.
 pub fn local(name: &str, revision: Option<&str>) -> Result<Option<ModelFiles>, HubError> {
     let path = Path::new(name);
-    let files = if path.is_dir() {
-        let shown = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let shown = shown.display();
+    let shown = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let shown = shown.display();
+    let files = if name == "demo" {
+        if path.is_dir() {
+            tracing::warn!("using the embedded demo model, not the folder {shown}: that is ./demo");
+        }
+        ModelFiles::demo()
+    } else if path.is_dir() {
         match RepoId::parse(name) {
             Ok(repo) => tracing::warn!("using the folder {shown}, not the model {repo} of the hub"),
             Err(_) => tracing::info!("using the folder {shown}"),
         }
         ModelFiles::from_dir(path)?
-    } else if name == "demo" {
-        ModelFiles::demo()
     } else {
         return Ok(None);
     };

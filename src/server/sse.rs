@@ -1,11 +1,12 @@
 //! Server-sent events: one `data:` line each.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,9 +29,16 @@ pub fn data(value: &impl Serialize) -> String {
     format!("data: {json}\n\n")
 }
 
+/// How long a stream is silent at most: proxies close a connection on which
+/// nothing comes, nginx after a minute.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// A comment, which clients ignore.
+const COMMENT: &str = ":\n\n";
+
 /// A response of these frames, each sent as it comes.
 pub fn response(frames: impl Stream<Item = String> + Send + 'static) -> Response {
-    let body = Body::from_stream(frames.map(Ok::<_, Infallible>));
+    let body = Body::from_stream(kept_alive(frames, SILENCE).map(Ok::<_, Infallible>));
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(
@@ -43,10 +51,39 @@ pub fn response(frames: impl Stream<Item = String> + Send + 'static) -> Response
     response
 }
 
+/// The frames, and a comment after each `silence`.
+fn kept_alive(
+    frames: impl Stream<Item = String> + Send + 'static,
+    silence: Duration,
+) -> impl Stream<Item = String> + Send {
+    stream::unfold(frames.boxed(), move |mut frames| async move {
+        let frame = match tokio::time::timeout(silence, frames.next()).await {
+            Ok(frame) => frame?,
+            Err(_) => COMMENT.to_owned(),
+        };
+        Some((frame, frames))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn a_stream_is_never_silent_for_long() {
+        let silence = Duration::from_millis(20);
+        let late = stream::once(async move {
+            tokio::time::sleep(3 * silence).await;
+            data(&1)
+        });
+        let frames: Vec<String> = kept_alive(late, silence).collect().await;
+        let (last, comments) = frames.split_last().expect("frames");
+        assert_eq!(last, "data: 1\n\n");
+        assert!(!comments.is_empty() && comments.iter().all(|frame| frame == COMMENT));
+        let quick = kept_alive(stream::iter([data(&1), data(&2)]), Duration::MAX);
+        assert_eq!(quick.count().await, 2);
+    }
 
     #[test]
     fn no_text_can_end_its_event() {

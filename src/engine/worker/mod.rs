@@ -94,6 +94,7 @@ impl<M: Forward> Worker<M> {
 
     /// Answers commands until every handle is gone and every request answered.
     pub fn run(mut self, commands: Receiver<Command>) {
+        self.report();
         let mut asleep = false;
         while self.receive(&commands, asleep) {
             asleep = !self.step();

@@ -129,10 +129,7 @@ impl Fixture {
             admission,
         };
         self.commands.send(command).unwrap();
-        Events {
-            receiver,
-            over: false,
-        }
+        Events::new(receiver)
     }
 }
 

@@ -47,6 +47,18 @@ fn a_folder_wins_and_the_log_says_so() {
 }
 
 #[test]
+fn the_demo_is_the_embedded_one() {
+    let hub = FakeHub::of(fixture("small-vocab"));
+    let machine = Machine::new(&hub);
+    let embedded = generate(&machine, &["demo"]).fine();
+    std::fs::create_dir(machine.path("demo")).unwrap();
+    let beside = generate(&machine, &["demo"]).fine();
+    assert_eq!(beside.out, embedded.out);
+    assert!(beside.said.contains("not the folder"), "{}", beside.said);
+    generate(&machine, &["./demo"]).failed(&["config.json"]);
+}
+
+#[test]
 fn a_folder_needs_no_home_and_no_settings() {
     let hub = FakeHub::of(demo());
     let mut machine = Machine::new(&hub);

@@ -97,6 +97,7 @@ fn only_the_files_needed_are_fetched() {
         "generation_config.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
+        "chat_template.jinja",
     ] {
         files.insert(name.to_owned(), Content::new(name, b"{}".to_vec()));
     }
@@ -112,6 +113,7 @@ fn only_the_files_needed_are_fetched() {
         .collect();
     names.sort_by_key(|name| name.as_str());
     let expected = [
+        "chat_template.jinja",
         "config.json",
         "generation_config.json",
         "model.safetensors",
@@ -120,10 +122,10 @@ fn only_the_files_needed_are_fetched() {
         "tokenizer_config.json",
     ];
     assert_eq!(names, expected);
-    // Three of the files are equal, and so one blob.
-    assert_eq!(machine.blobs().len(), names.len() - 2);
+    // Four of the files are equal, and so one blob.
+    assert_eq!(machine.blobs().len(), names.len() - 3);
     let number = |key: &str| answer[key].as_u64().unwrap();
-    assert_eq!(number("downloaded") + 4, number("size"));
+    assert_eq!(number("downloaded") + 3 * 2, number("size"));
 }
 
 #[test]
