@@ -9,6 +9,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -87,6 +88,41 @@ pub enum WhenFull {
     Wait,
 }
 
+/// Texts of one request that are scored at a time: more would only fill the
+/// engine's queue.
+const AT_A_TIME: usize = 4;
+
+/// Scores of several texts of token ids, in their order, some computed
+/// together. Dropping the stream ends it.
+///
+/// Its errors are those of [`score_text`]. A full queue is one only for the
+/// first text: a request that has begun waits.
+pub fn score_texts(
+    engine: &Engine,
+    texts: Vec<Vec<u32>>,
+    stride: usize,
+) -> impl Stream<Item = Result<TextScore, EngineError>> + use<> {
+    let engine = engine.clone();
+    score_all(texts, move |ids, when_full| {
+        let engine = engine.clone();
+        async move { score_text(&engine, &ids, stride, when_full).await }
+    })
+}
+
+/// What `score` says of several texts, in their order, some computed together;
+/// the first is refused where the queue is full, the others wait.
+pub fn score_all<T, F: Future<Output = T>>(
+    texts: Vec<Vec<u32>>,
+    score: impl Fn(Vec<u32>, WhenFull) -> F,
+) -> impl Stream<Item = T> {
+    let scores = texts.into_iter().enumerate().map(move |(i, ids)| match i {
+        0 => score(ids, WhenFull::Refuse),
+        _ => score(ids, WhenFull::Wait),
+    });
+    // The first is asked for first.
+    stream::iter(scores).buffered(AT_A_TIME)
+}
+
 /// Scores the text of these tokens. Dropping the future ends it.
 ///
 /// # Errors
@@ -101,7 +137,7 @@ pub async fn score_text(
     let mut scores = Vec::with_capacity(ids.len());
     for window in windows(ids.len(), engine.config().n_positions, stride) {
         let new = scores.len() - window.start;
-        let known = score_window(engine, &ids[window], when_full).await?;
+        let known = score_tokens(engine, &ids[window], 0, when_full).await?;
         scores.extend(known.into_iter().skip(new));
         when_full = WhenFull::Wait;
     }
@@ -119,13 +155,19 @@ pub async fn score_text(
     })
 }
 
-async fn score_window(
+/// The scores of tokens that fit into the context, with the most likely
+/// `alternatives` at each place.
+///
+/// # Errors
+/// Those of [`Engine::score_top`].
+pub async fn score_tokens(
     engine: &Engine,
     ids: &[u32],
+    alternatives: usize,
     when_full: WhenFull,
 ) -> Result<Vec<TokenScore>, EngineError> {
     loop {
-        match engine.score(ids.to_vec()).await {
+        match engine.score_top(ids.to_vec(), alternatives).await {
             Err(EngineError::Overloaded { .. }) if when_full == WhenFull::Wait => {
                 tokio::time::sleep(PAUSE).await;
             }

@@ -64,9 +64,9 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Whether a model was named.
-    pub fn is_default(&self) -> bool {
-        self.source.model.is_none()
+    /// What the model is called, if one was named.
+    pub fn name(&self) -> Option<&str> {
+        self.source.model.as_deref()
     }
 
     /// The model's files.

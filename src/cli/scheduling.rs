@@ -8,6 +8,7 @@ use crate::engine::{CacheSize, EngineBuilder};
 use crate::model::KvDtype;
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Many requests")]
 pub struct SchedulingArgs {
     /// Memory for the KV cache, in MiB, or tokens as in 65536t [default: what 64 contexts need,
     /// but at most a quarter of the memory that is free]

@@ -23,9 +23,10 @@ const EXIT_GRACE: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    server: ServerArgs,
-    #[command(flatten)]
     generation: GenerationArgs,
+    // After it: what these have headings for would be listed under those.
+    #[command(flatten)]
+    server: ServerArgs,
     #[command(flatten)]
     scheduling: SchedulingArgs,
 }
@@ -39,10 +40,13 @@ impl Args {
 
 /// Runs the command until SIGINT or SIGTERM.
 pub fn run(args: Args) -> Result<()> {
-    if args.generation.model.is_default() {
+    if args.generation.model.name().is_none() {
         tracing::warn!("serving the demo model, which tells small stories; --model names another");
     }
-    let files = args.generation.model.files()?;
+    let mut files = args.generation.model.files()?;
+    if let Some(name) = &args.server.served_model_name {
+        files.name.clone_from(name);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(io_threads())
         .enable_all()
@@ -67,7 +71,8 @@ async fn listen(args: Args, files: ModelFiles) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {host}:{port}"))?;
     let address = listener.local_addr()?;
-    let config = args.server.config(address.ip(), &files)?;
+    let asked = args.generation.model.name();
+    let config = args.server.config(address.ip(), &files, asked)?;
     let scheme = if config.tls.is_some() {
         "https"
     } else {

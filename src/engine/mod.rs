@@ -74,8 +74,8 @@ impl Request {
     }
 
     /// Given up at `deadline`, with [`EngineError::DeadlineExceeded`].
-    pub fn deadline(mut self, deadline: Instant) -> Self {
-        self.deadline = Some(deadline);
+    pub fn deadline(mut self, deadline: impl Into<Option<Instant>>) -> Self {
+        self.deadline = deadline.into();
         self
     }
 }
@@ -161,10 +161,7 @@ impl Engine {
                     submitted,
                 },
             })?;
-            Ok(Events {
-                receiver,
-                over: false,
-            })
+            Ok(Events::new(receiver))
         });
         queued.collect()
     }
@@ -209,12 +206,13 @@ impl Engine {
     /// [`submit`](Self::submit).
     pub async fn inspect(&self, request: InspectRequest) -> Result<Inspected, EngineError> {
         self.check_ids(&request.ids)?;
-        let tokens = request.ids.len();
+        // Before there is memory for what is seen.
+        let admission = self.admit(request.ids.len())?;
         let (answer, receiver) = oneshot::channel();
         let inspecting = Inspecting::new(request, self.config(), answer)?;
         self.send(Command::Inspect {
             inspecting,
-            admission: self.admit(tokens)?,
+            admission,
         })?;
         receiver.await.unwrap_or(Err(EngineError::Stopped))
     }
@@ -313,7 +311,11 @@ impl Engine {
         })
     }
 
-    fn check_ids(&self, ids: &[u32]) -> Result<(), EngineError> {
+    /// Whether the model has these tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::UnknownToken`] for the first that it has not.
+    pub fn check_ids(&self, ids: &[u32]) -> Result<(), EngineError> {
         let vocab_size = self.config().vocab_size;
         match ids.iter().find(|&&id| id as usize >= vocab_size) {
             Some(&id) => Err(EngineError::UnknownToken { id, vocab_size }),

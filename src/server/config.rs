@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub connections: ConnectionLimits,
     /// Makes a prompt of a chat; chats are refused without it.
     pub chat_template: Option<ChatTemplate>,
+    /// Names by which clients may ask for the model, beside its own.
+    pub aliases: Vec<String>,
     /// Whether prompts may appear in the log.
     pub log_prompts: bool,
     /// TLS, where there is a certificate.
@@ -89,7 +91,7 @@ pub struct ConnectionLimits {
     pub write_timeout: Duration,
     /// From the order to stop until running answers are cut short.
     pub drain_timeout: Duration,
-    /// From a request's start until it is cut short; none unless set.
+    /// From the end of a request's body until it is cut short; none unless set.
     pub request_timeout: Option<Duration>,
 }
 

@@ -1,5 +1,7 @@
 //! From a checked prompt to the parts of its answer, for every API.
 
+use std::time::Instant;
+
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::AppState;
@@ -78,21 +80,22 @@ pub async fn encode(tokenizer: &Tokenizer, text: String) -> Result<Vec<u32>, Api
 }
 
 /// What `work` comes to, unless the server has to cut it short, or the time
-/// for a request is over, before.
+/// for its request is over, before.
 pub async fn unless_cut<T, E: Into<ApiError>>(
     state: &AppState,
+    deadline: Option<Instant>,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, ApiError> {
-    let timeout = async {
-        match state.config().connections.request_timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
+    let late = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
         done = work => done.map_err(Into::into),
         () = state.lifecycle().reached(Phase::Aborting) => Err(ApiError::stopping()),
-        () = timeout => Err(EngineError::DeadlineExceeded.into()),
+        () = late => Err(EngineError::DeadlineExceeded.into()),
     }
 }
 
@@ -108,14 +111,9 @@ pub async fn aside<T: Send + 'static>(
 }
 
 /// Refuses ids beyond the logits.
-pub fn check_id(engine: &Engine, param: &'static str, id: u32) -> Result<(), ApiError> {
-    let vocab_size = engine.config().vocab_size;
-    if (id as usize) < vocab_size {
-        return Ok(());
-    }
-    let message =
-        format!("`{param}`: token id {id} is not below the model's vocabulary size, {vocab_size}");
-    Err(ApiError::field(param, message))
+pub fn check_ids(engine: &Engine, param: &'static str, ids: &[u32]) -> Result<(), ApiError> {
+    let checked = engine.check_ids(ids);
+    checked.map_err(|error| ApiError::field(param, format!("`{param}`: {error}")))
 }
 
 /// The stop strings of a request, within the limits.

@@ -1,19 +1,30 @@
 //! `/api/inspect`: what the model does with a text, layer by layer.
 
-use axum::Json;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::stream;
 use half::f16;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::body::JsonBody;
 use super::error::{ApiError, ErrorBody};
-use super::generation::{aside, check_id, encode_prompt, unless_cut};
+use super::generation::{aside, check_ids, encode_prompt, unless_cut};
+use super::guarded::{Guard, guarded};
 use super::values::Whole;
 use crate::engine::{Engine, InspectRequest as Look, Inspected};
+
+/// Answers at a time: each may hold millions of numbers, and their text.
+pub const MOST: usize = 4;
 
 /// A text and what is to be seen of it. All layers, heads and positions
 /// unless they are named; each from 0.
@@ -159,7 +170,13 @@ fn yes() -> bool {
 pub async fn inspect(
     State(state): State<AppState>,
     JsonBody(request): JsonBody<InspectRequest>,
-) -> Result<Json<InspectResponse>, ApiError> {
+) -> Result<Response, ApiError> {
+    let place = Arc::clone(state.inspections()).try_acquire_owned();
+    let place = place.map_err(|_| {
+        let message = format!("{MOST} texts are looked at already, which is all at a time");
+        ApiError::status(StatusCode::TOO_MANY_REQUESTS, message).with_code("overloaded")
+    })?;
+    let deadline = state.deadline();
     let engine = state.engine()?;
     let (field, ids) = ids(&state, &engine, request.prompt, request.ids).await?;
     let look = Look {
@@ -172,7 +189,7 @@ pub async fn inspect(
         lens: request.lens.map_or(0, |lens| index(&lens)),
         lens_positions: indices(request.lens_positions),
     };
-    let seen = unless_cut(&state, engine.inspect(look)).await;
+    let seen = unless_cut(&state, deadline, engine.inspect(look)).await;
     let seen = seen.map_err(|error| error.renamed("ids", field))?;
     let wanted = Wanted {
         attention: request.attention.then_some(request.attention_format),
@@ -181,9 +198,30 @@ pub async fn inspect(
         hidden: request.hidden,
     };
     // Millions of numbers take their time to write.
-    let response = aside(move || respond(&engine, &ids, seen, &wanted)).await?;
-    Ok(Json(response?))
+    let json = aside(move || {
+        let response = respond(&engine, &ids, seen, &wanted)?;
+        serde_json::to_vec(&response).map_err(|_| ApiError::internal())
+    });
+    // The place is free when the answer is sent.
+    Ok(guarded(in_pieces(json.await??), place))
 }
+
+/// A response whose body is handed over as the client takes it.
+fn in_pieces(json: Vec<u8>) -> Response {
+    const PIECE: usize = 64 << 10;
+    let headers = [
+        (header::CONTENT_TYPE, "application/json".to_owned()),
+        (header::CONTENT_LENGTH, json.len().to_string()),
+    ];
+    let mut rest = Bytes::from(json);
+    let pieces = std::iter::from_fn(move || {
+        let piece = rest.split_to(PIECE.min(rest.len()));
+        (!piece.is_empty()).then_some(Ok::<_, Infallible>(piece))
+    });
+    (headers, Body::from_stream(stream::iter(pieces))).into_response()
+}
+
+impl Guard for OwnedSemaphorePermit {}
 
 /// The parts of the answer that were asked for.
 struct Wanted {
@@ -208,9 +246,7 @@ async fn ids(
             Ok(("prompt", ids))
         }
         (None, Some(ids)) => {
-            for &id in &ids {
-                check_id(engine, "ids", id)?;
-            }
+            check_ids(engine, "ids", &ids)?;
             Ok(("ids", ids))
         }
         (None, None) => Err(ApiError::field("prompt", "give `prompt` or `ids`")),

@@ -184,12 +184,13 @@ struct Answer {
 
 impl GenerateRequest {
     async fn submit(self, state: &AppState) -> Result<Answer, ApiError> {
+        let deadline = state.deadline();
         let engine = state.engine()?;
         let sampling = self.sampling(&state.config().limits)?;
         let params = self.echo();
         state.log_prompt(&self.prompt);
         let ids = encode_prompt(&engine, self.prompt.clone()).await?;
-        let events = engine.submit(state.with_deadline(Request::new(ids, sampling)))?;
+        let events = engine.submit(Request::new(ids, sampling).deadline(deadline))?;
         Ok(Answer {
             parts: parts(events, state),
             prompt: self.prompt,

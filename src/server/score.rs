@@ -2,16 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::body::JsonBody;
 use super::error::{ApiError, ErrorBody};
-use super::generation::{check_id, encode, unless_cut};
+use super::generation::{check_ids, encode, unless_cut};
 use super::values::{Text, Texts, Whole};
 use crate::engine::{Engine, EngineError};
-use crate::scoring::{TextScore, WhenFull, score_text, stride};
+use crate::scoring::{TextScore, score_texts, stride};
 
 /// What to score.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -46,6 +47,7 @@ pub async fn score(
     State(state): State<AppState>,
     JsonBody(request): JsonBody<ScoreRequest>,
 ) -> Result<Json<ScoreResponse>, ApiError> {
+    let deadline = state.deadline();
     let engine = state.engine()?;
     let stride = stride(request.stride.map(|s| s.0), engine.config().n_positions)?;
     let Texts(texts) = request.input;
@@ -55,7 +57,7 @@ pub async fn score(
         return Err(ApiError::field("input", message));
     }
     let work = score_all(&state, &engine, texts, stride);
-    let results = unless_cut(&state, work).await?;
+    let results = unless_cut(&state, deadline, work).await?;
     Ok(Json(ScoreResponse { results }))
 }
 
@@ -76,11 +78,7 @@ async fn score_all(
             false => error.about_input(format!("input[{i}]")),
         })?);
     }
-    let mut results = Vec::with_capacity(encoded.len());
-    for ids in encoded {
-        results.push(score_text(engine, &ids, stride, WhenFull::Refuse).await?);
-    }
-    Ok(results)
+    Ok(score_texts(engine, encoded, stride).try_collect().await?)
 }
 
 /// The ids of a text, which it has some of.
@@ -96,8 +94,6 @@ async fn ids_of(state: &AppState, engine: &Engine, text: Text) -> Result<Vec<u32
         let message = format!("`prompt`: {}", EngineError::NothingToScore);
         return Err(ApiError::field("prompt", message));
     }
-    for &id in &ids {
-        check_id(engine, "prompt", id)?;
-    }
+    check_ids(engine, "prompt", &ids)?;
     Ok(ids)
 }

@@ -4,11 +4,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
+use tokio::sync::Semaphore;
 
 use super::config::ServerConfig;
 use super::error::ApiError;
+use super::inspect;
 use super::lifecycle::{Lifecycle, Phase};
-use crate::engine::{Engine, Request};
+use crate::engine::Engine;
 use crate::metrics::HttpMetrics;
 
 /// What the handlers share. The server listens before the model is loaded.
@@ -23,6 +25,8 @@ struct Shared {
     config: ServerConfig,
     lifecycle: Lifecycle,
     metrics: HttpMetrics,
+    /// Places for `/api/inspect`.
+    inspections: Arc<Semaphore>,
     /// Seconds since 1970 at which the server started.
     started: u64,
     /// Written once, when loading ends; read for the time of a clone.
@@ -54,6 +58,7 @@ impl AppState {
             config,
             lifecycle: Lifecycle::default(),
             metrics: HttpMetrics::new(),
+            inspections: Arc::new(Semaphore::new(inspect::MOST)),
             started: unix_time(),
             readiness: RwLock::new(Readiness::Loading),
         };
@@ -105,6 +110,15 @@ impl AppState {
         &self.shared.metrics
     }
 
+    pub(super) fn inspections(&self) -> &Arc<Semaphore> {
+        &self.shared.inspections
+    }
+
+    /// Whether clients mean the served model by this name.
+    pub(super) fn serves(&self, model: &str) -> bool {
+        model == self.model_name() || self.config().aliases.iter().any(|alias| alias == model)
+    }
+
     /// Seconds since 1970 at which the server started.
     pub(super) fn started(&self) -> u64 {
         self.shared.started
@@ -117,12 +131,10 @@ impl AppState {
         }
     }
 
-    /// The request, given up when the server's time for one is over.
-    pub(super) fn with_deadline(&self, request: Request) -> Request {
-        match self.config().connections.request_timeout {
-            Some(timeout) => request.deadline(Instant::now() + timeout),
-            None => request,
-        }
+    /// When a request that begins now is given up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let timeout = self.config().connections.request_timeout;
+        timeout.map(|timeout| Instant::now() + timeout)
     }
 
     /// The engine, if it may be given new work.

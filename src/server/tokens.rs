@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::body::JsonBody;
 use super::error::{ApiError, ErrorBody};
-use super::generation::{check_id, encode};
+use super::generation::{check_ids, encode};
 use crate::engine::{Engine, EngineError};
 use crate::tokenizer::Tokenizer;
 
@@ -257,9 +257,7 @@ pub async fn detokenize(
     JsonBody(request): JsonBody<DetokenizeRequest>,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let engine = state.engine()?;
-    for &id in &request.tokens {
-        check_id(&engine, "tokens", id)?;
-    }
+    check_ids(&engine, "tokens", &request.tokens)?;
     let named = |error: EngineError| ApiError::from(error).about_input("tokens");
     let text = engine.tokenizer().map_err(named)?.decode(&request.tokens)?;
     Ok(Json(DetokenizeResponse {

@@ -165,6 +165,26 @@ fn clients_that_never_read() {
 }
 
 #[test]
+fn looks_that_nobody_reads() {
+    let server = start_with(ServerConfig::default());
+    let look = |tokens: usize| json!({"ids": vec![1; tokens], "hidden": true}).to_string();
+    let head = format!("POST /api/inspect HTTP/1.1\r\n{JSON}");
+    let status = || answer(send(server, &head, look(1).as_bytes())).0;
+    with_canary(server, || {
+        // Answers of megabytes, more than a socket holds.
+        let mut unread: Vec<TcpStream> = Vec::new();
+        for _ in 0..4 {
+            let mut socket = send(server, &head, look(256).as_bytes());
+            socket.read_exact(&mut [0; 12]).unwrap();
+            unread.push(socket);
+        }
+        assert_eq!(status(), 429);
+        drop(unread);
+        wait_until("there is room", Duration::from_secs(10), || status() == 200);
+    });
+}
+
+#[test]
 fn clients_that_leave_at_every_phase() {
     let server = impatient_server();
     let body = json!({"prompt": "Once upon a time", "max_tokens": 200, "ignore_eos": true,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::http_client::{JSON, answer, events_of, send, status_of};
+use crate::http_client::{JSON, answer, events_of, post_to, send, status_of};
 use crate::served::Served;
 use crate::wait::wait_until;
 
@@ -167,6 +167,22 @@ fn a_second_signal_ends_at_once() {
         begun.elapsed()
     );
     drop(load);
+}
+
+#[test]
+fn a_model_is_served_under_the_name_it_was_asked_for() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/../weights/demo");
+    for (options, model, asked) in [
+        (["--model", folder], "demo", folder),
+        (["--served-model-name", "stories"], "stories", "stories"),
+    ] {
+        let served = Served::start(&options);
+        let body = json!({"model": asked, "prompt": "a", "max_tokens": 1});
+        let (status, _, answer) = post_to(served.address, "/v1/completions", &body);
+        assert_eq!((status, &answer["model"]), (200, &json!(model)), "{answer}");
+        let (_, _, answer) = post_to(served.address, "/api/score", &json!({"input": "a"}));
+        assert_eq!(answer["results"][0]["model"], model);
+    }
 }
 
 #[test]

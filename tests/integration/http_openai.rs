@@ -294,6 +294,7 @@ fn what_is_out_of_range_is_named() {
         ("stop", json!(["a", "b", "c", "d", "e"])),
         ("stop", json!("x".repeat(257))),
         ("suffix", json!("x")),
+        ("suffix", json!(1)),
         ("top_k", json!(-2)),
         ("min_tokens", json!(17)),
         ("stop_token_ids", json!([2048])),
@@ -354,6 +355,14 @@ fn models_are_listed() {
     let (status, list) = get("/v1/models");
     assert_eq!((status, &list["data"][0]["id"]), (200, &json!("demo")));
     assert_eq!(get("/v1/models/demo").1, list["data"][0]);
+    let server = start_with(ServerConfig {
+        aliases: vec!["my/demo".to_owned()],
+        ..ServerConfig::default()
+    });
+    for (model, status) in [("demo", 200), ("my/demo", 200), ("my", 404)] {
+        let body = json!({"model": model, "prompt": "a", "max_tokens": 1});
+        assert_eq!(post_to(server, PATH, &body).0, status, "{model}");
+    }
     assert_eq!(
         get("/v1/models/a%2Fb").1["error"]["code"],
         "model_not_found"
@@ -388,6 +397,20 @@ fn chats_need_a_template() {
         ),
         (8, 2)
     );
+    let with = |more: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "a"}]});
+        let fields = more.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(fields);
+        body
+    };
+    // What asks for nothing, such as an answer's fields that are sent back.
+    let neutral = json!({"max_tokens": 1, "tools": [], "tool_choice": "none", "modalities": ["text"],
+        "parallel_tool_calls": true, "response_format": {"type": "text"}, "messages": [
+            {"role": "assistant", "content": "a", "refusal": null, "annotations": [],
+                "audio": null, "function_call": null, "tool_calls": null},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]}]});
+    let (status, _, answer) = post_to(server, "/v1/chat/completions", &neutral);
+    assert_eq!(status, 200, "{answer}");
     for (bad, param) in [
         (json!({"messages": []}), "messages"),
         (
@@ -395,6 +418,25 @@ fn chats_need_a_template() {
             "messages[0].role",
         ),
         (json!({"messages": [["user", "a"]]}), "messages[0]"),
+        (
+            json!({"messages": [{"role": "assistant", "content": "a", "tool_calls": []}]}),
+            "messages[0].tool_calls",
+        ),
+        (with(json!({"tools": [{}]})), "tools"),
+        (with(json!({"tool_choice": "required"})), "tool_choice"),
+        (
+            with(json!({"response_format": {"type": "json_object"}})),
+            "response_format.type",
+        ),
+        (with(json!({"max_tokens": 256})), "max_tokens"),
+        (
+            with(json!({"max_completion_tokens": 256})),
+            "max_completion_tokens",
+        ),
+        (
+            with(json!({"max_completion_tokens": 3_000_000_000u64})),
+            "max_completion_tokens",
+        ),
     ] {
         let (status, _, answer) = post_to(server, "/v1/chat/completions", &bad);
         assert_eq!(

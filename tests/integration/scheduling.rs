@@ -167,6 +167,22 @@ fn a_full_queue_is_an_error_at_once_and_nothing_is_half_admitted() {
 }
 
 #[test]
+fn a_cancelled_request_ends_without_an_error() {
+    let engine = Engine::builder().build().unwrap();
+    let mut events = engine.submit(long()).unwrap();
+    assert!(matches!(events.blocking_next(), Some(Event::Token(_))));
+    events.cancel();
+    let rest = std::iter::from_fn(|| events.blocking_next());
+    assert!(
+        !rest
+            .into_iter()
+            .any(|event| matches!(event, Event::Failed(_)))
+    );
+    assert!(events.blocking_next().is_none());
+    assert_whole(&engine);
+}
+
+#[test]
 fn a_deadline_and_a_stalled_reader_end_a_request() {
     let patience = Duration::from_secs(1);
     let builder = Engine::builder().running(2).patience(patience);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::cli::Usage;
 use crate::model::ModelFiles;
@@ -31,6 +32,9 @@ pub struct ServerArgs {
     /// Port to listen on; 0 lets the system choose
     #[arg(long, default_value_t = 3000)]
     pub port: u16,
+    /// Name of the model in answers, and for requests, in place of its own
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub served_model_name: Option<String>,
     /// The form of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -136,8 +140,14 @@ fn some_seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl ServerArgs {
-    /// The settings for a server of `model` that listens on `address`.
-    pub fn config(&self, address: IpAddr, model: &ModelFiles) -> Result<ServerConfig> {
+    /// The settings for a server of `model` that listens on `address`; `asked`
+    /// is what the model was called when it was asked for.
+    pub fn config(
+        &self,
+        address: IpAddr,
+        model: &ModelFiles,
+        asked: Option<&str>,
+    ) -> Result<ServerConfig> {
         let chat_template = match (&self.chat_template, model.dir()) {
             (Some(file), _) => Some(ChatTemplate::new(read("--chat-template", file)?)?),
             (None, Some(dir)) => ChatTemplate::from_dir(dir)?,
@@ -151,6 +161,10 @@ impl ServerArgs {
             limits: self.limits.request(),
             connections: self.limits.connection(),
             chat_template,
+            aliases: match self.served_model_name {
+                Some(_) => Vec::new(),
+                None => asked.map(str::to_owned).into_iter().collect(),
+            },
             log_prompts: self.log_prompts,
         })
     }

@@ -84,12 +84,13 @@ pub async fn complete(
     Extension(id): Extension<RequestId>,
     JsonBody(request): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
+    let deadline = state.deadline();
     let engine = state.engine()?;
     let stream = request.stream == Some(true);
     let plan = request.plan(&state, &engine).await?;
     let requests = (0..plan.n).map(|index| {
         let request = Request::new(plan.ids.clone(), plan.options.choice(index)?);
-        Ok(state.with_deadline(request))
+        Ok(request.deadline(deadline))
     });
     let events = engine.submit_all(requests.collect::<Result<_, ApiError>>()?)?;
     let merged = merged(events, &state);

@@ -19,6 +19,7 @@ use crate::engine::{Engine, Events, FinishReason, Request, TokenScore};
 use crate::server::AppState;
 use crate::server::body::JsonBody;
 use crate::server::error::{ApiError, ErrorBody};
+use crate::server::generation::unless_cut;
 use crate::server::sse::ServerSentEvent;
 use crate::server::state::unix_time;
 use crate::server::trace::{RequestId, Timing};
@@ -100,13 +101,15 @@ pub async fn complete(
     JsonBody(request): JsonBody<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
+    let deadline = state.deadline();
     let engine = state.engine()?;
     let stream = request.stream == Some(true);
     let plan = request.plan(&state, &engine).await?;
     let mut timing = Timing::default();
     timing.add("prepare", started.elapsed());
-    let events = submit(&state, &engine, &plan)?;
-    let scores = plan.scores(&state, &engine).await?;
+    // Before the choices begin: until then nobody reads those.
+    let scores = unless_cut(&state, deadline, plan.scores(&engine)).await?;
+    let events = submit(&engine, &plan, deadline)?;
     let work = Work {
         head: Head {
             id: format!("cmpl-{}", id.as_str()),
@@ -130,7 +133,11 @@ pub async fn complete(
 }
 
 /// Starts all choices, or none; a request for no tokens has none.
-fn submit(state: &AppState, engine: &Engine, plan: &Plan) -> Result<Vec<Events>, ApiError> {
+fn submit(
+    engine: &Engine,
+    plan: &Plan,
+    deadline: Option<Instant>,
+) -> Result<Vec<Events>, ApiError> {
     if plan.max_tokens == 0 {
         return Ok(Vec::new());
     }
@@ -138,7 +145,7 @@ fn submit(state: &AppState, engine: &Engine, plan: &Plan) -> Result<Vec<Events>,
     for prompt in &plan.prompts {
         for index in 0..plan.best_of {
             let request = Request::new(prompt.ids.clone(), plan.options.choice(index)?);
-            requests.push(state.with_deadline(request));
+            requests.push(request.deadline(deadline));
         }
     }
     Ok(engine.submit_all(requests)?)

@@ -64,7 +64,7 @@ pub async fn get(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    if id == state.model_name() {
+    if state.serves(&id) {
         Ok(Json(served(&state)))
     } else {
         Err(unknown(&state, &id))

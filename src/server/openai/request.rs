@@ -1,18 +1,19 @@
 //! `/v1/completions`: the body of a request → a checked plan.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::TryStreamExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Number;
 use utoipa::ToSchema;
 
 use super::sampling::{ChoiceOptions, MaxTokens, Sampling};
-use super::{LogitBias, StreamOptions, Unsupported, check_model};
-use crate::engine::{Engine, TokenScore};
+use super::{LogitBias, StreamOptions, check_model};
+use crate::engine::{Engine, EngineError, TokenScore};
+use crate::scoring::{score_all, score_tokens};
 use crate::server::AppState;
 use crate::server::config::RequestLimits;
 use crate::server::error::ApiError;
-use crate::server::generation::{check_id, encode, encode_prompt, unless_cut};
+use crate::server::generation::{check_ids, encode, encode_prompt};
 use crate::server::values::{Object, Seed, Strings, Text, Texts, Whole};
 
 const DEFAULT_MAX_TOKENS: u64 = 16;
@@ -20,9 +21,6 @@ const DEFAULT_MAX_TOKENS: u64 = 16;
 const MAX_LOGPROBS: u64 = 5;
 /// Most alternatives in `prompt_logprobs`.
 const MAX_PROMPT_LOGPROBS: u64 = crate::engine::MAX_LOGPROBS;
-/// Prompts of one request that are scored at a time: more would only fill the
-/// engine's queue.
-const SCORED_AT_A_TIME: usize = 4;
 
 /// What to complete. A field that is null counts as not given; unknown fields
 /// are refused.
@@ -68,8 +66,9 @@ pub struct CompletionRequest {
     /// How a stream is sent.
     #[schema(value_type = Option<StreamOptions>)]
     stream_options: Option<Object<StreamOptions>>,
-    /// Not supported by GPT-2.
-    suffix: Option<Unsupported>,
+    /// Only the empty one: GPT-2 completes to the right.
+    #[schema(max_length = 0)]
+    suffix: Option<String>,
     /// Divides the logits; 0 is greedy.
     #[schema(value_type = Option<f64>, minimum = 0, maximum = 2, default = 1)]
     temperature: Option<Number>,
@@ -152,7 +151,11 @@ impl CompletionRequest {
     pub async fn plan(mut self, state: &AppState, engine: &Engine) -> Result<Plan, ApiError> {
         check_model(state, self.model.as_deref())?;
         let limits = &state.config().limits;
-        if self.suffix.is_some() {
+        if self
+            .suffix
+            .as_ref()
+            .is_some_and(|suffix| !suffix.is_empty())
+        {
             let message = "`suffix`: GPT-2 completes to the right only";
             return Err(ApiError::field("suffix", message));
         }
@@ -287,9 +290,7 @@ impl Prompt {
             ids.drain(..ids.len() - keep);
             echo = None;
         }
-        for &id in &ids {
-            check_id(engine, "prompt", id)?;
-        }
+        check_ids(engine, "prompt", &ids)?;
         check_room(engine, ids.len(), max_tokens)?;
         let decoded = || engine.tokenizer().ok()?.decode(&ids).ok();
         let text = echo.or_else(decoded).unwrap_or_default();
@@ -374,18 +375,17 @@ impl Plan {
     /// The engine's.
     pub async fn scores(
         &self,
-        state: &AppState,
         engine: &Engine,
-    ) -> Result<Option<Vec<Vec<TokenScore>>>, ApiError> {
+    ) -> Result<Option<Vec<Vec<TokenScore>>>, EngineError> {
         let echoed = self.logprobs.filter(|_| self.echo);
         let Some(alternatives) = echoed.max(self.prompt_logprobs) else {
             return Ok(None);
         };
-        let score = |prompt: &Prompt| {
-            let (engine, ids) = (engine.clone(), prompt.ids.clone());
-            async move { engine.score_top(ids, alternatives).await }
-        };
-        let all = stream::iter(self.prompts.iter().map(score)).buffered(SCORED_AT_A_TIME);
-        unless_cut(state, all.try_collect()).await.map(Some)
+        let prompts = self.prompts.iter().map(|prompt| prompt.ids.clone());
+        let all = score_all(prompts.collect(), |ids, when_full| {
+            let engine = engine.clone();
+            async move { score_tokens(&engine, &ids, alternatives, when_full).await }
+        });
+        all.try_collect().await.map(Some)
     }
 }

@@ -6,7 +6,7 @@ use super::LogitBias;
 use crate::engine::{Engine, SamplingOptions, SamplingParams, Strategy};
 use crate::server::config::RequestLimits;
 use crate::server::error::ApiError;
-use crate::server::generation::{check_id, stop_strings};
+use crate::server::generation::{check_ids, stop_strings};
 use crate::server::values::{Seed, Strings, Whole};
 
 /// The fields that completions and chats have in common.
@@ -60,9 +60,7 @@ impl Sampling {
             return Err(ApiError::field("temperature", message));
         }
         let stop_token_ids = self.stop_token_ids.unwrap_or_default();
-        for &id in &stop_token_ids {
-            check_id(engine, "stop_token_ids", id)?;
-        }
+        check_ids(engine, "stop_token_ids", &stop_token_ids)?;
         let options = SamplingOptions {
             strategy: if temperature == 0.0 {
                 Strategy::Greedy
@@ -154,7 +152,7 @@ fn logit_bias(engine: &Engine, bias: Option<LogitBias>) -> Result<Vec<(u32, f64)
             let message = format!("`logit_bias`: {key:?} is not a token id");
             ApiError::field("logit_bias", message)
         })?;
-        check_id(engine, "logit_bias", id)?;
+        check_ids(engine, "logit_bias", &[id])?;
         // Every number of JSON has a value; the engine checks its range.
         Ok((id, value.as_f64().unwrap_or(f64::NAN)))
     };
