@@ -156,6 +156,7 @@ pub struct Network {
     pub(super) lm_head: Option<Matrix>,
     /// Memory of a pass, while there is none.
     pub(super) scratch: Mutex<Option<Scratch>>,
+    pub(super) records_steps: bool,
     /// Recorded steps, by the number of rows and of the cache.
     pub(super) steps: Mutex<HashMap<(usize, u64), Step>>,
 }
@@ -194,6 +195,7 @@ impl Network {
             ln_f,
             lm_head,
             scratch: Mutex::default(),
+            records_steps: Self::records(),
             steps: Mutex::default(),
         })
     }

@@ -1,5 +1,6 @@
 //! Steps of decoding, recorded as CUDA graphs and repeated.
 
+use std::env;
 use std::fmt;
 
 use cudarc::driver::{CudaGraph, result, sys};
@@ -12,6 +13,10 @@ use super::sample::Pick;
 use super::scratch::{Inputs, Layout, Room, Scratch};
 use super::{BLOCK, CudaError, Device, During, Result};
 use crate::kernels::pool;
+
+/// `0` launches the kernels of a step as those of any pass, to be compared, and
+/// for a driver that would not record them.
+const GRAPHS: &str = "GPT2_CUDA_GRAPHS";
 
 const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
 
@@ -49,6 +54,17 @@ impl fmt::Debug for Step {
 }
 
 impl Network {
+    /// Whether steps are recorded.
+    pub(super) fn records() -> bool {
+        env::var_os(GRAPHS).is_none_or(|value| value != "0")
+    }
+
+    /// Whether a step is for [`decode`](Self::decode); else it is a pass like
+    /// others.
+    pub fn records_steps(&self) -> bool {
+        self.records_steps
+    }
+
     /// Launches the next token of each of several sequences: a row for each, of
     /// which each is wanted. What is launched is recorded once for each power
     /// of two and then repeated, so that the processor has little to do; the

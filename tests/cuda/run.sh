@@ -55,6 +55,8 @@ halves=$(story --device cuda --dtype bf16)
 for way in few some many; do
     [ "$halves" = "$(GPT2_CUDA_LINEAR=$way story --device cuda --dtype bf16)" ]
 done
+# And with no step recorded.
+[ "$halves" = "$(GPT2_CUDA_GRAPHS=0 story --device cuda --dtype bf16)" ]
 for wrong in "--device cuda:7" "--device cuda --dtype q8" "--device gpu" "--dtype f16"; do
     # shellcheck disable=SC2086
     said=$(story $wrong 2>&1 >/dev/null) && exit 1
