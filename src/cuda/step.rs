@@ -3,7 +3,7 @@
 use std::env;
 use std::fmt;
 
-use cudarc::driver::{CudaGraph, result, sys};
+use cudarc::driver::{CudaGraph, CudaStream, result, sys};
 
 use super::launch::Kernels;
 use super::network::{Cache, Network};
@@ -142,6 +142,9 @@ impl Network {
         let launched = pass.launch_all(cache);
         // The recording ends whatever came of it.
         let graph = stream.end_capture(NO_FLAGS).during("recording a step");
+        if graph.is_err() {
+            abandon(stream);
+        }
         launched?;
         let graph = graph?.ok_or_else(|| CudaError::Unsupported("nothing was recorded".into()))?;
         Ok(Step {
@@ -149,5 +152,19 @@ impl Network {
             scratch: pass.scratch,
             device: self.device.clone(),
         })
+    }
+}
+
+/// Ends a recording that goes on: what failed earlier, where nobody could be
+/// told, cudarc says before it ends one.
+fn abandon(stream: &CudaStream) {
+    // SAFETY: the stream is there; one that no longer records is an error, and
+    // nothing else.
+    let graph = unsafe { result::stream::end_capture(stream.cu_stream()) };
+    if let Ok(graph) = graph
+        && !graph.is_null()
+    {
+        // SAFETY: nobody else has the graph. An error was reported already.
+        let _ = unsafe { result::graph::destroy(graph) };
     }
 }
