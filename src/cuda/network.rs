@@ -1,8 +1,8 @@
 //! What stays on the device: the weights of a model, and caches for it.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use half::{bf16, f16};
 
@@ -236,7 +236,7 @@ impl Network {
         Ok(Cache {
             layers: layers.collect::<Result<_>>()?,
             blocks,
-            number: CACHES.fetch_add(1, Ordering::Relaxed),
+            number: Arc::new(CACHES.fetch_add(1, Ordering::Relaxed)),
         })
     }
 }
@@ -249,8 +249,8 @@ pub struct Cache {
     pub(super) layers: Vec<Buffer<u8>>,
     pub(super) blocks: usize,
     /// No other cache has it, so that what was recorded for one is not taken
-    /// for another.
-    pub(super) number: u64,
+    /// for another; held by it alone, so that it is known when that is gone.
+    pub(super) number: Arc<u64>,
 }
 
 static CACHES: AtomicU64 = AtomicU64::new(0);

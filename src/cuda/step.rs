@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::sync::{Arc, Weak};
 
 use cudarc::driver::{CudaGraph, CudaStream, result, sys};
 
@@ -26,6 +27,8 @@ pub(super) struct Step {
     pub(super) scratch: Scratch,
     /// Its stream, and the kernels that the graph names.
     device: Device,
+    /// The number of its cache, as long as that is there.
+    cache: Weak<u64>,
 }
 
 // SAFETY: a graph belongs to its context, not to a thread; `launch` binds the
@@ -81,7 +84,7 @@ impl Network {
             return Err(CudaError::Unsupported(message.to_owned()));
         }
         let bucket = count.next_power_of_two();
-        let key = (bucket, cache.number);
+        let key = (bucket, *cache.number);
         let recorded = pool::lock(&self.steps).remove(&key);
         let mut step = match recorded {
             Some(step) => step,
@@ -108,6 +111,7 @@ impl Network {
 
     /// Records the launches of a step of so many rows.
     fn record(&self, bucket: usize, cache: &mut Cache) -> Result<Step> {
+        self.forget()?;
         let layout = self.layout(bucket);
         let mut scratch = Scratch::new(
             self,
@@ -151,7 +155,17 @@ impl Network {
             graph,
             scratch: pass.scratch,
             device: self.device.clone(),
+            cache: Arc::downgrade(&cache.number),
         })
+    }
+
+    /// Gives back the steps of caches that are gone. One that is under way isn't
+    /// among them: its pass has it.
+    fn forget(&self) -> Result<()> {
+        let bound = self.device.stream.context().bind_to_thread();
+        bound.during("recorded steps")?;
+        pool::lock(&self.steps).retain(|_, step| step.cache.strong_count() > 0);
+        Ok(())
     }
 }
 

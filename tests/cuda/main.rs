@@ -15,8 +15,8 @@ use candle_core::Tensor;
 use fixture::{Fixture, in_chunks, largest_difference, log_softmax};
 use gpt2_engine::cuda;
 use gpt2_engine::model::{
-    Batch, Config, CudaGpt2, Dtype, Gpt2, LogitRows, Logits, ModelError, ModelFiles, NoRecorder,
-    Recorder,
+    Batch, Config, CudaGpt2, Dtype, Gpt2, KvCache, LogitRows, Logits, ModelError, ModelFiles,
+    NoRecorder, Recorder,
 };
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
@@ -292,6 +292,29 @@ fn threads_that_share_a_model_change_no_bit() {
             });
         }
     });
+}
+
+/// What was recorded for a cache goes when another's is recorded after it.
+#[test]
+fn steps_of_caches_that_are_gone_are_given_back() {
+    let model = on_gpu(&odd(), Dtype::Bf16);
+    let steps = |model: &CudaGpt2| format!("{model:?}").matches("Step(").count();
+    let step = |cache: &mut KvCache| {
+        let mut lease = cache.lease();
+        lease.grow(1).unwrap();
+        let mut batch = Batch::new();
+        batch.push(&[1], &lease, LogitRows::Last).unwrap();
+        let logits = model.forward(&batch, cache).unwrap();
+        logits.row(0).to_vec()
+    };
+    let mut kept = model.cache(32).unwrap();
+    let expected = step(&mut kept);
+    for _ in 0..3 {
+        assert!(step(&mut model.cache(32).unwrap()) == expected);
+        // The kept one's, and the last that is gone.
+        assert!(steps(&model) <= 2);
+        assert!(step(&mut kept) == expected);
+    }
 }
 
 /// Values that f16 doesn't hold: an infinity would be NaN where it meets the
