@@ -181,6 +181,36 @@ fn long_contexts_and_wide_heads_are_the_cpus_and_have_the_same_bits() {
     }
 }
 
+/// More inputs than the warps of a block take at a time, as those of the last
+/// layer in the blocks of gpt2-xl.
+#[test]
+fn wide_layers_are_the_cpus_and_have_the_same_bits() {
+    let config = br#"{"n_layer": 1, "n_embd": 40, "n_head": 2, "n_inner": 4200,
+        "vocab_size": 333, "n_positions": 160, "initializer_range": 0.2}"#;
+    let config = Config::from_json(config, "wide").unwrap();
+    let host = Gpt2::random(config, Dtype::F32, 7).unwrap();
+    // As many as the kernel for many rows takes, and fewer.
+    let ids = some_ids(0..130);
+    let mut on_host = Vec::new();
+    in_chunks(&host, &ids, ids.len(), |_, batch, cache| {
+        let logits = host.forward(batch, cache).unwrap();
+        on_host.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
+    });
+    for (dtype, most) in [(Dtype::F32, 1e-6), (Dtype::Bf16, 2e-3), (Dtype::F16, 2e-4)] {
+        let name = dtype.as_str();
+        let model = on_gpu(&host, dtype);
+        let expected = whole(&model, &ids);
+        let off = mean_difference(&on_host, &expected);
+        println!("wide, {name}: {off:.1e}");
+        assert!(off < most, "{name}: {off}");
+        // Steps, the kernel for few rows, and the one for some.
+        for (chunk, count) in [(1, 3), (19, 38), (65, 65)] {
+            let found = logits(&model, &ids[..count], chunk, &mut NoRecorder);
+            assert!(found == expected[..count], "{name}, chunks of {chunk}");
+        }
+    }
+}
+
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     let host = odd();
