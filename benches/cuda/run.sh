@@ -105,6 +105,9 @@ if has compute-sanitizer; then
         "$built/tests" --exact other_tokens_give_other_bits \
         passes_under_way_together_change_no_bit
 fi
+# At GPT-2's size.
+part tests 90 "${tests[@]}" --ignored
+
 bench --shape gpt2 --dtype bf16
 # Each kernel after the one before it.
 part bench 90 env GPT2_CUDA_OVERLAP=0 "$built/gpt2" bench --device cuda --shape gpt2 --dtype bf16

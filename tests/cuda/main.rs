@@ -7,6 +7,7 @@
 mod fixture;
 mod inspection;
 mod sampling;
+mod size;
 mod stories;
 
 use std::ops::Range;
