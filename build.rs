@@ -14,7 +14,13 @@ fn main() {
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+    for variable in [
+        "NVCC",
+        "NVCC_APPEND_FLAGS",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "PATH",
+    ] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     println!("cargo::rerun-if-changed=src/cuda/kernels");

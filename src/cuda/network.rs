@@ -1,8 +1,8 @@
 //! What stays on the device: the weights of a model, and caches for it.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use half::{bf16, f16};
 
@@ -156,6 +156,7 @@ pub struct Network {
     pub(super) lm_head: Option<Matrix>,
     /// Memory of a pass, while there is none.
     pub(super) scratch: Mutex<Option<Scratch>>,
+    pub(super) records_steps: bool,
     /// Recorded steps, by the number of rows and of the cache.
     pub(super) steps: Mutex<HashMap<(usize, u64), Step>>,
 }
@@ -194,6 +195,7 @@ impl Network {
             ln_f,
             lm_head,
             scratch: Mutex::default(),
+            records_steps: Self::records(),
             steps: Mutex::default(),
         })
     }
@@ -234,7 +236,7 @@ impl Network {
         Ok(Cache {
             layers: layers.collect::<Result<_>>()?,
             blocks,
-            number: CACHES.fetch_add(1, Ordering::Relaxed),
+            number: Arc::new(CACHES.fetch_add(1, Ordering::Relaxed)),
         })
     }
 }
@@ -247,8 +249,8 @@ pub struct Cache {
     pub(super) layers: Vec<Buffer<u8>>,
     pub(super) blocks: usize,
     /// No other cache has it, so that what was recorded for one is not taken
-    /// for another.
-    pub(super) number: u64,
+    /// for another; held by it alone, so that it is known when that is gone.
+    pub(super) number: Arc<u64>,
 }
 
 static CACHES: AtomicU64 = AtomicU64::new(0);

@@ -1,8 +1,10 @@
 //! Steps of decoding, recorded as CUDA graphs and repeated.
 
+use std::env;
 use std::fmt;
+use std::sync::{Arc, Weak};
 
-use cudarc::driver::{CudaGraph, result, sys};
+use cudarc::driver::{CudaGraph, CudaStream, result, sys};
 
 use super::launch::Kernels;
 use super::network::{Cache, Network};
@@ -13,6 +15,10 @@ use super::scratch::{Inputs, Layout, Room, Scratch};
 use super::{BLOCK, CudaError, Device, During, Result};
 use crate::kernels::pool;
 
+/// `0` launches the kernels of a step as those of any pass, to be compared, and
+/// for a driver that would not record them.
+const GRAPHS: &str = "GPT2_CUDA_GRAPHS";
+
 const NO_FLAGS: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
 
 /// A step that was recorded, with the memory that its launches name.
@@ -21,6 +27,8 @@ pub(super) struct Step {
     pub(super) scratch: Scratch,
     /// Its stream, and the kernels that the graph names.
     device: Device,
+    /// The number of its cache, as long as that is there.
+    cache: Weak<u64>,
 }
 
 // SAFETY: a graph belongs to its context, not to a thread; `launch` binds the
@@ -49,6 +57,17 @@ impl fmt::Debug for Step {
 }
 
 impl Network {
+    /// Whether steps are recorded.
+    pub(super) fn records() -> bool {
+        env::var_os(GRAPHS).is_none_or(|value| value != "0")
+    }
+
+    /// Whether a step is for [`decode`](Self::decode); else it is a pass like
+    /// others.
+    pub fn records_steps(&self) -> bool {
+        self.records_steps
+    }
+
     /// Launches the next token of each of several sequences: a row for each, of
     /// which each is wanted. What is launched is recorded once for each power
     /// of two and then repeated, so that the processor has little to do; the
@@ -65,7 +84,7 @@ impl Network {
             return Err(CudaError::Unsupported(message.to_owned()));
         }
         let bucket = count.next_power_of_two();
-        let key = (bucket, cache.number);
+        let key = (bucket, *cache.number);
         let recorded = pool::lock(&self.steps).remove(&key);
         let mut step = match recorded {
             Some(step) => step,
@@ -92,6 +111,7 @@ impl Network {
 
     /// Records the launches of a step of so many rows.
     fn record(&self, bucket: usize, cache: &mut Cache) -> Result<Step> {
+        self.forget()?;
         let layout = self.layout(bucket);
         let mut scratch = Scratch::new(
             self,
@@ -126,12 +146,39 @@ impl Network {
         let launched = pass.launch_all(cache);
         // The recording ends whatever came of it.
         let graph = stream.end_capture(NO_FLAGS).during("recording a step");
+        if graph.is_err() {
+            abandon(stream);
+        }
         launched?;
         let graph = graph?.ok_or_else(|| CudaError::Unsupported("nothing was recorded".into()))?;
         Ok(Step {
             graph,
             scratch: pass.scratch,
             device: self.device.clone(),
+            cache: Arc::downgrade(&cache.number),
         })
+    }
+
+    /// Gives back the steps of caches that are gone. One that is under way isn't
+    /// among them: its pass has it.
+    fn forget(&self) -> Result<()> {
+        let bound = self.device.stream.context().bind_to_thread();
+        bound.during("recorded steps")?;
+        pool::lock(&self.steps).retain(|_, step| step.cache.strong_count() > 0);
+        Ok(())
+    }
+}
+
+/// Ends a recording that goes on: what failed earlier, where nobody could be
+/// told, cudarc says before it ends one.
+fn abandon(stream: &CudaStream) {
+    // SAFETY: the stream is there; one that no longer records is an error, and
+    // nothing else.
+    let graph = unsafe { result::stream::end_capture(stream.cu_stream()) };
+    if let Ok(graph) = graph
+        && !graph.is_null()
+    {
+        // SAFETY: nobody else has the graph. An error was reported already.
+        let _ = unsafe { result::graph::destroy(graph) };
     }
 }

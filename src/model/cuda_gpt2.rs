@@ -197,7 +197,8 @@ impl CudaGpt2 {
             picks: &picks,
         };
         let cache = cache.device()?;
-        if !R::RECORDS && batch.is_a_step() && batch.len() <= MOST_RECORDED {
+        let is_recorded = batch.is_a_step() && batch.len() <= MOST_RECORDED;
+        if !R::RECORDS && is_recorded && self.network.records_steps() {
             return Ok(CudaPass(self.network.decode(rows, cache, wanted)?));
         }
         let mut pass = self.network.begin(rows, cache, wanted)?;

@@ -321,7 +321,11 @@ std::map<void *, size_t> &sizes() {
 #define API extern "C" __attribute__((visibility("default"))) int
 typedef unsigned long long Pointer;
 const int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101,
-          NOT_FOUND = 500;
+          NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900;
+
+// Whether this thread records, and must not call what waits for the device, or
+// may: the real driver refuses that then.
+thread_local bool records = false;
 
 API cuInit(unsigned) { return getenv("CUDA_EMULATED_NO_DEVICE") ? NO_DEVICE : 0; }
 API cuDriverGetVersion(int *version) { return *version = 13000, 0; }
@@ -336,8 +340,10 @@ API cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = 4ull << 30, 0; }
 API cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = 4ull << 30, 0; }
 API cuDeviceGetAttribute(int *value, int attribute, int) {
     // 16: multiprocessors, so few that small shapes go through all kernels. 75
-    // and 76: the compute capability.
-    return *value = attribute == 16 ? 4 : attribute == 75 ? 9 : 0, 0;
+    // and 76: the compute capability. 115: memory is had in a stream's order.
+    const char *set = getenv("CUDA_EMULATED_MULTIPROCESSORS");
+    *value = attribute == 16 ? (set ? atoi(set) : 4) : attribute == 75 ? 9 : attribute == 115;
+    return 0;
 }
 std::atomic<int> contexts{0};
 API cuDevicePrimaryCtxRetain(void **context, int) { return contexts++, *context = &mutex, 0; }
@@ -354,20 +360,25 @@ API cuCtxGetCurrent(void **context) { return *context = &mutex, 0; }
 API cuCtxSynchronize() { return do_all(); }
 API cuStreamCreate(void **stream, unsigned) { return *stream = new Stream{}, 0; }
 API cuStreamDestroy_v2(void *stream) { return delete (Stream *)stream, 0; }
-API cuStreamSynchronize(void *) { return do_all(); }
+API cuStreamSynchronize(void *stream) {
+    return ((Stream *)stream)->capturing ? CAPTURE_UNSUPPORTED : do_all();
+}
 API cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
 // One that was never recorded waits for nothing.
 API cuEventCreate(void **event, unsigned) { return *event = new bool{false}, 0; }
 API cuEventRecord(void *event, void *) { return *(bool *)event = true, 0; }
 API cuEventQuery(void *) { return 0; }
-API cuEventSynchronize(void *event) { return *(bool *)event ? do_all() : 0; }
+API cuEventSynchronize(void *event) {
+    return records ? CAPTURE_UNSUPPORTED : *(bool *)event ? do_all() : 0;
+}
 API cuEventDestroy_v2(void *event) { return delete (bool *)event, 0; }
 API cuGetErrorName(int, const char **name) { return *name = "CUDA_ERROR_EMULATED", 0; }
 API cuGetErrorString(int error, const char **text) {
-    *text = error == NO_DEVICE        ? "no CUDA-capable device is detected"
-            : error == INVALID_DEVICE ? "invalid device ordinal"
-            : error == OUT_OF_MEMORY  ? "out of memory"
-                                      : "emulated error";
+    *text = error == NO_DEVICE             ? "no CUDA-capable device is detected"
+            : error == INVALID_DEVICE      ? "invalid device ordinal"
+            : error == OUT_OF_MEMORY       ? "out of memory"
+            : error == CAPTURE_UNSUPPORTED ? "not while a stream is captured"
+                                           : "emulated error";
     return 0;
 }
 
@@ -386,9 +397,8 @@ API cuMemAlloc_v2(Pointer *pointer, size_t bytes) {
     sizes()[start] = used;
     return *pointer = (Pointer)start, 0;
 }
-API cuMemFree_v2(Pointer pointer) {
-    do_all();
-    std::lock_guard<std::mutex> lock(mutex);
+// The mutex is locked.
+int give_back(Pointer pointer) {
     auto found = sizes().find((void *)pointer);
     if (found == sizes().end()) return INVALID_VALUE;
     size_t page = 4096, whole = (found->second + page - 1) / page * page;
@@ -396,16 +406,29 @@ API cuMemFree_v2(Pointer pointer) {
     sizes().erase(found);
     return 0;
 }
+API cuMemFree_v2(Pointer pointer) {
+    do_all();
+    std::lock_guard<std::mutex> lock(mutex);
+    return give_back(pointer);
+}
 API cuMemAllocAsync(Pointer *pointer, size_t bytes, void *) {
     return cuMemAlloc_v2(pointer, bytes);
 }
-API cuMemFreeAsync(Pointer pointer, void *) { return cuMemFree_v2(pointer); }
+// When all is done that was asked before; whatever comes later finds nothing
+// there.
+API cuMemFreeAsync(Pointer pointer, void *stream) {
+    return enqueue(stream, [=] {
+        if (give_back(pointer)) abort();
+    });
+}
 API cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
+    if (records) return CAPTURE_UNSUPPORTED;
     std::lock_guard<std::mutex> lock(mutex);
     pinned[(char *)(*memory = malloc(bytes))] = bytes;
     return 0;
 }
 API cuMemFreeHost(void *memory) {
+    if (records) return CAPTURE_UNSUPPORTED;
     std::lock_guard<std::mutex> lock(mutex);
     pinned.erase((char *)memory);
     return free(memory), 0;
@@ -456,9 +479,11 @@ API cuLaunchKernelEx(const LaunchConfig *config, void *function, void **paramete
 }
 
 API cuStreamBeginCapture_v2(void *stream, int) {
+    records = true;
     return ((Stream *)stream)->capturing = new Graph, 0;
 }
 API cuStreamEndCapture(void *stream, void **graph) {
+    records = false;
     *graph = ((Stream *)stream)->capturing;
     return ((Stream *)stream)->capturing = nullptr, 0;
 }

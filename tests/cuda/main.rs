@@ -7,6 +7,7 @@
 mod fixture;
 mod inspection;
 mod sampling;
+mod size;
 mod stories;
 
 use std::ops::Range;
@@ -15,8 +16,8 @@ use candle_core::Tensor;
 use fixture::{Fixture, in_chunks, largest_difference, log_softmax};
 use gpt2_engine::cuda;
 use gpt2_engine::model::{
-    Batch, Config, CudaGpt2, Dtype, Gpt2, LogitRows, Logits, ModelError, ModelFiles, NoRecorder,
-    Recorder,
+    Batch, Config, CudaGpt2, Dtype, Gpt2, KvCache, LogitRows, Logits, ModelError, ModelFiles,
+    NoRecorder, Recorder,
 };
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
@@ -181,6 +182,36 @@ fn long_contexts_and_wide_heads_are_the_cpus_and_have_the_same_bits() {
     }
 }
 
+/// More inputs than the warps of a block take at a time, as those of the last
+/// layer in the blocks of gpt2-xl.
+#[test]
+fn wide_layers_are_the_cpus_and_have_the_same_bits() {
+    let config = br#"{"n_layer": 1, "n_embd": 40, "n_head": 2, "n_inner": 4200,
+        "vocab_size": 333, "n_positions": 160, "initializer_range": 0.2}"#;
+    let config = Config::from_json(config, "wide").unwrap();
+    let host = Gpt2::random(config, Dtype::F32, 7).unwrap();
+    // As many as the kernel for many rows takes, and fewer.
+    let ids = some_ids(0..130);
+    let mut on_host = Vec::new();
+    in_chunks(&host, &ids, ids.len(), |_, batch, cache| {
+        let logits = host.forward(batch, cache).unwrap();
+        on_host.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
+    });
+    for (dtype, most) in [(Dtype::F32, 1e-6), (Dtype::Bf16, 2e-3), (Dtype::F16, 2e-4)] {
+        let name = dtype.as_str();
+        let model = on_gpu(&host, dtype);
+        let expected = whole(&model, &ids);
+        let off = mean_difference(&on_host, &expected);
+        println!("wide, {name}: {off:.1e}");
+        assert!(off < most, "{name}: {off}");
+        // Steps, the kernel for few rows, and the one for some.
+        for (chunk, count) in [(1, 3), (19, 38), (65, 65)] {
+            let found = logits(&model, &ids[..count], chunk, &mut NoRecorder);
+            assert!(found == expected[..count], "{name}, chunks of {chunk}");
+        }
+    }
+}
+
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     let host = odd();
@@ -292,6 +323,29 @@ fn threads_that_share_a_model_change_no_bit() {
             });
         }
     });
+}
+
+/// What was recorded for a cache goes when another's is recorded after it.
+#[test]
+fn steps_of_caches_that_are_gone_are_given_back() {
+    let model = on_gpu(&odd(), Dtype::Bf16);
+    let steps = |model: &CudaGpt2| format!("{model:?}").matches("Step(").count();
+    let step = |cache: &mut KvCache| {
+        let mut lease = cache.lease();
+        lease.grow(1).unwrap();
+        let mut batch = Batch::new();
+        batch.push(&[1], &lease, LogitRows::Last).unwrap();
+        let logits = model.forward(&batch, cache).unwrap();
+        logits.row(0).to_vec()
+    };
+    let mut kept = model.cache(32).unwrap();
+    let expected = step(&mut kept);
+    for _ in 0..3 {
+        assert!(step(&mut model.cache(32).unwrap()) == expected);
+        // The kept one's, and the last that is gone.
+        assert!(steps(&model) <= 2);
+        assert!(step(&mut kept) == expected);
+    }
 }
 
 /// Values that f16 doesn't hold: an infinity would be NaN where it meets the

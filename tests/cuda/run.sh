@@ -44,7 +44,8 @@ g++ -std=c++20 -O2 $hardware -ffp-contract=off -fPIC -shared -Itests/cuda -Wl,-s
 ln -sf libcuda.so.1 "$folder/libcuda.so"
 export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 tests
-CUDA_EMULATED_ORDER=backward CUDA_EMULATED_LAZY=1 tests
+# On as many multiprocessors as a large GPU has, which take other kernels.
+CUDA_EMULATED_ORDER=backward CUDA_EMULATED_LAZY=1 CUDA_EMULATED_MULTIPROCESSORS=132 tests
 
 # The command line: the same text, and clear errors.
 export CUDA_EMULATED_CLOSED=1
@@ -55,6 +56,8 @@ halves=$(story --device cuda --dtype bf16)
 for way in few some many; do
     [ "$halves" = "$(GPT2_CUDA_LINEAR=$way story --device cuda --dtype bf16)" ]
 done
+# And with no step recorded.
+[ "$halves" = "$(GPT2_CUDA_GRAPHS=0 story --device cuda --dtype bf16)" ]
 for wrong in "--device cuda:7" "--device cuda --dtype q8" "--device gpu" "--dtype f16"; do
     # shellcheck disable=SC2086
     said=$(story $wrong 2>&1 >/dev/null) && exit 1

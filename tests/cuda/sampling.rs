@@ -291,8 +291,10 @@ fn rows_without_a_finite_logit_do_no_harm() {
     assert_eq!(ids, [0, 3]);
 }
 
-/// Of each row its token with the bits of its log probability, or its logits.
-fn outcome(mut logits: Logits) -> Vec<Result<(u32, u32), Vec<f32>>> {
+/// The token of a row with the bits of its log probability, or its logits.
+pub type Chosen = Result<(u32, u32), Vec<f32>>;
+
+pub fn outcome(mut logits: Logits) -> Vec<Chosen> {
     let row = |row: Row<'_>| match row {
         Row::Logits(logits) => Err(logits.to_vec()),
         Row::Picked(picked) => Ok((picked.id, picked.logprob.to_bits())),
@@ -301,12 +303,7 @@ fn outcome(mut logits: Logits) -> Vec<Result<(u32, u32), Vec<f32>>> {
 }
 
 /// A step after some prompts, which wants of each what `wishes` say.
-fn step(
-    model: &CudaGpt2,
-    lens: &[usize],
-    wishes: &[Wish],
-    recorded: bool,
-) -> Vec<Result<(u32, u32), Vec<f32>>> {
+fn step(model: &CudaGpt2, lens: &[usize], wishes: &[Wish], recorded: bool) -> Vec<Chosen> {
     let ids = some_ids(0..91);
     let mut cache = model.cache(lens.len() * 96).unwrap();
     let mut leases: Vec<_> = lens.iter().map(|_| cache.lease()).collect();
