@@ -8,7 +8,8 @@ use std::error::Error;
 
 use futures_util::future::try_join_all;
 use gpt2_engine::engine::{
-    Engine, Event, Events, Request, SamplingOptions, SamplingParams, Strategy, perplexity,
+    Engine, Event, Events, Request, SamplingOptions, SamplingParams, Strategy, logprob_sum,
+    perplexity,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -35,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let scores = engine.score(tokenizer.encode(prompt)?).await?;
-    let (sum, perplexity) = perplexity(&scores);
+    let (sum, perplexity) = (logprob_sum(&scores), perplexity(&scores));
     println!("{prompt:?}: log probability {sum:.2}, perplexity {perplexity:.1?}");
     Ok(())
 }

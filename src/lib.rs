@@ -8,9 +8,9 @@
 //! computed by [`kernels`]). [`server`] and [`cli`] do nothing but translate.
 //!
 //! # The floors
-//! Each module knows only those below it: `cli` → `server`, `hub` → `engine` →
-//! `tokenizer`, `model` → `kernels`, and `cuda` where it is built. A test holds
-//! this.
+//! Each module knows only those below it: `cli` → `server` → `scoring` →
+//! `engine` → `tokenizer` → `model` → `kernels`, and `cuda` where it is built;
+//! `cli` → `hub` → `model`. A test holds this.
 //!
 //! # The invariants
 //! ARCHITECTURE.md lists them; the first is that the batch never changes the

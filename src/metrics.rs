@@ -109,7 +109,8 @@ impl Metrics {
         }
     }
 
-    /// All values as text, in the OpenMetrics format that Prometheus reads.
+    /// All values as text, in the OpenMetrics format that Prometheus reads, but
+    /// for its last line, `# EOF`: those of a server come after them.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         match encode_registry(&mut text, &self.registry) {

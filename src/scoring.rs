@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::{Engine, EngineError, ParamError, TokenScore, perplexity};
+use crate::engine::{Engine, EngineError, ParamError, TokenScore, logprob_sum, perplexity};
 
 /// The score of a text.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -144,14 +144,12 @@ pub async fn score_text(
     if scores.is_empty() {
         return Err(EngineError::NothingToScore);
     }
-    let (logprob_sum, perplexity) = perplexity(&scores);
     Ok(TextScore {
         model: engine.model_name().to_owned(),
         tokens: scores.iter().map(|score| named(engine, score)).collect(),
-        // No tokens sum to −0.
-        logprob_sum: logprob_sum + 0.0,
+        logprob_sum: logprob_sum(&scores),
         token_count: scores.len(),
-        perplexity,
+        perplexity: perplexity(&scores),
     })
 }
 

@@ -19,13 +19,13 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
     /// Requests that are computed together
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive())]
+    #[arg(long, value_name = "N", default_value_t = EngineBuilder::RUNNING as u32, value_parser = positive())]
     max_running: u32,
     /// Requests that may wait; more are refused with status 429
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = positive())]
+    #[arg(long, value_name = "N", default_value_t = EngineBuilder::QUEUE_REQUESTS as u32, value_parser = positive())]
     max_waiting: u32,
     /// Tokens of all waiting prompts together
-    #[arg(long, value_name = "N", default_value_t = 131_072, value_parser = positive())]
+    #[arg(long, value_name = "N", default_value_t = EngineBuilder::QUEUE_TOKENS as u32, value_parser = positive())]
     max_waiting_tokens: u32,
     /// Tokens of prompts in one step at most. Fewer make running answers wait less for new
     /// prompts, and all of them together take longer [default on a CPU: 256, and 128 beside
@@ -36,7 +36,7 @@ pub struct SchedulingArgs {
     #[arg(long, default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
     prefix_reuse: bool,
     /// Seconds after which a client that doesn't read its tokens is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = positive())]
+    #[arg(long, value_name = "SECONDS", default_value_t = EngineBuilder::PATIENCE.as_secs() as u32, value_parser = positive())]
     reader_timeout: u32,
 }
 

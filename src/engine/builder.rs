@@ -35,6 +35,15 @@ pub struct EngineBuilder {
 }
 
 impl EngineBuilder {
+    /// Requests that run at a time, unless set.
+    pub const RUNNING: usize = 64;
+    /// Requests that may wait, unless set.
+    pub const QUEUE_REQUESTS: usize = 256;
+    /// Tokens of the prompts that may wait, unless set.
+    pub const QUEUE_TOKENS: usize = 128 * 1024;
+    /// How long a reader may leave its tokens untaken, unless set.
+    pub const PATIENCE: Duration = Duration::from_secs(30);
+
     /// Starts from the demo model in f32.
     pub(super) fn new() -> Self {
         Self {
@@ -42,14 +51,14 @@ impl EngineBuilder {
             dtype: Dtype::default(),
             device: Device::default(),
             threads: None,
-            queue_requests: 256,
-            queue_tokens: 128 * 1024,
+            queue_requests: Self::QUEUE_REQUESTS,
+            queue_tokens: Self::QUEUE_TOKENS,
             cache: None,
             kv_dtype: None,
-            running: 64,
+            running: Self::RUNNING,
             chunk: None,
             prefix_reuse: true,
-            patience: Duration::from_secs(30),
+            patience: Self::PATIENCE,
             speculation: Speculation::default(),
         }
     }
@@ -80,15 +89,15 @@ impl EngineBuilder {
         self
     }
 
-    /// What may wait: 256 requests and 131,072 tokens of their prompts unless
-    /// set.
+    /// What may wait: [`QUEUE_REQUESTS`](Self::QUEUE_REQUESTS) and
+    /// [`QUEUE_TOKENS`](Self::QUEUE_TOKENS) of their prompts unless set.
     pub fn queue(mut self, requests: usize, tokens: usize) -> Self {
         self.queue_requests = requests.max(1);
         self.queue_tokens = tokens;
         self
     }
 
-    /// Requests that run at a time; 64 unless set.
+    /// Requests that run at a time; [`RUNNING`](Self::RUNNING) unless set.
     pub fn running(mut self, requests: usize) -> Self {
         self.running = requests.max(1);
         self
@@ -125,7 +134,7 @@ impl EngineBuilder {
     }
 
     /// How long a reader may leave its tokens untaken before its request is
-    /// cancelled; 30 s unless set.
+    /// cancelled; [`PATIENCE`](Self::PATIENCE) unless set.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -146,8 +155,10 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, EngineError> {
         if let Some(threads) = self.threads
             && !pool::set_threads(threads)
+            && threads != pool::threads()
         {
-            tracing::debug!("the threads were started before; their number stays");
+            let there = pool::threads();
+            tracing::warn!("{there} threads compute already, for all engines; {threads} are not");
         }
         match self.device {
             Device::Cpu => {

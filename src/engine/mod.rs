@@ -37,10 +37,10 @@ pub use capacity::CacheSize;
 pub use error::EngineError;
 pub use event::{Event, Events, FinishReason, Finished, Token, Usage};
 pub use inspect::{InspectRequest, Inspected};
-pub use params::{MAX_LOGPROBS, ParamError, SamplingOptions, SamplingParams, Strategy};
+pub use params::{DEFAULT_K, MAX_LOGPROBS, ParamError, SamplingOptions, SamplingParams, Strategy};
 pub use sampling::{Chosen, Sampler, processed_scores};
 pub use scheduler::Chunks;
-pub use score::{TokenScore, perplexity};
+pub use score::{TokenScore, logprob_sum, perplexity};
 pub use speculation::Speculation;
 
 use crate::metrics::Metrics;

@@ -108,7 +108,7 @@ pub(super) enum Choice {
 }
 
 /// `k` of top-k where it isn't given.
-const DEFAULT_K: u64 = 50;
+pub const DEFAULT_K: u64 = 50;
 
 /// Below this temperature the choice is greedy: dividing by it would overflow,
 /// and any difference between two logits is already decisive.

@@ -47,15 +47,17 @@ impl TokenScore {
     }
 }
 
-/// Sum of the log probabilities, and exp(−sum / (tokens − 1)); no perplexity
-/// for one token.
-pub fn perplexity(scores: &[TokenScore]) -> (f64, Option<f64>) {
-    let sum: f64 = scores.iter().filter_map(|s| s.logprob).map(f64::from).sum();
+/// Sum of the log probabilities of a text's tokens.
+pub fn logprob_sum(scores: &[TokenScore]) -> f64 {
+    let logprobs = scores.iter().filter_map(|score| score.logprob);
+    // No tokens sum to −0.
+    logprobs.map(f64::from).sum::<f64>() + 0.0
+}
+
+/// exp(−sum / (tokens − 1)) of the log probabilities; none for one token.
+pub fn perplexity(scores: &[TokenScore]) -> Option<f64> {
     let predicted = scores.len().saturating_sub(1);
-    (
-        sum,
-        (predicted > 0).then(|| (-sum / predicted as f64).exp()),
-    )
+    (predicted > 0).then(|| (-logprob_sum(scores) / predicted as f64).exp())
 }
 
 #[cfg(test)]
@@ -76,9 +78,9 @@ mod tests {
             TokenScore::new(&[0.0; 8], 3, 0),
             TokenScore::new(&[0.0; 8], 5, 0),
         ];
-        let (sum, perplexity) = perplexity(&scores);
-        assert!((sum + 2.0 * 8f64.ln()).abs() < 1e-6);
-        assert!((perplexity.unwrap() - 8.0).abs() < 1e-5);
-        assert_eq!(super::perplexity(&scores[..1]).1, None);
+        assert!((logprob_sum(&scores) + 2.0 * 8f64.ln()).abs() < 1e-6);
+        assert!((perplexity(&scores).unwrap() - 8.0).abs() < 1e-5);
+        assert_eq!(perplexity(&scores[..1]), None);
+        assert!(logprob_sum(&scores[..1]).is_sign_positive());
     }
 }

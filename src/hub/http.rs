@@ -144,7 +144,7 @@ impl Client {
         self.token.is_some()
     }
 
-    /// One request, from byte `from` of the content on.
+    /// One request, for a `range` of bytes where it is given.
     pub(super) fn send(
         &self,
         method: &Method,

@@ -16,7 +16,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The set in use: `GPT2_ISA=scalar|avx2|avx512` where the processor has
+    /// The set in use: `GPT2_ISA=scalar|avx2|avxvnni|avx512` where the processor has
     /// it, else the best it has.
     pub fn current() -> Self {
         static CURRENT: OnceLock<Isa> = OnceLock::new();

@@ -1,8 +1,9 @@
-//! CPU kernels: slices in, slices out; no tensors, no allocation.
+//! CPU kernels: slices in, slices out; no tensors, and no memory but a few
+//! lists of tasks and scratch that threads keep.
 //!
 //! Each algorithm is written once over [`vector::Vector`] and compiled once
 //! per instruction set ([`isa`]). A row's result never depends on the rows
-//! beside it, on the number of threads or on the set.
+//! beside it or on the number of threads, nor, but for bf16, on the set.
 
 #![allow(
     clippy::extra_unused_type_parameters,

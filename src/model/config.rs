@@ -28,22 +28,27 @@ pub enum Activation {
 }
 
 impl Activation {
-    const NAMES: &str = "gelu_new, gelu, gelu_fast, gelu_pytorch_tanh, gelu_python, quick_gelu, \
-                         relu, silu, swish, tanh, sigmoid, linear";
+    /// By transformers' names.
+    const NAMED: [(&str, Self); 14] = [
+        ("gelu_new", Self::GeluTanh),
+        ("gelu", Self::Gelu),
+        ("gelu_python", Self::Gelu),
+        ("gelu_fast", Self::GeluTanh),
+        ("gelu_pytorch_tanh", Self::GeluTanh),
+        ("gelu_python_tanh", Self::GeluTanh),
+        ("gelu_accurate", Self::GeluTanh),
+        ("quick_gelu", Self::QuickGelu),
+        ("relu", Self::Relu),
+        ("silu", Self::Silu),
+        ("swish", Self::Silu),
+        ("tanh", Self::Tanh),
+        ("sigmoid", Self::Sigmoid),
+        ("linear", Self::Linear),
+    ];
 
     fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "gelu" | "gelu_python" => Self::Gelu,
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh"
-            | "gelu_accurate" => Self::GeluTanh,
-            "quick_gelu" => Self::QuickGelu,
-            "relu" => Self::Relu,
-            "silu" | "swish" => Self::Silu,
-            "tanh" => Self::Tanh,
-            "sigmoid" => Self::Sigmoid,
-            "linear" => Self::Linear,
-            _ => return None,
-        })
+        let named = Self::NAMED.iter().find(|(known, _)| *known == name);
+        named.map(|&(_, activation)| activation)
     }
 }
 
@@ -232,7 +237,8 @@ impl<'a> Fields<'a> {
             .as_str()
             .and_then(Activation::from_name)
             .ok_or_else(|| {
-                let reason = format!("{value} is not one of {}", Activation::NAMES);
+                let names = Activation::NAMED.map(|(name, _)| name).join(", ");
+                let reason = format!("{value} is not one of {names}");
                 self.error(name, reason)
             })
     }

@@ -86,7 +86,7 @@ impl Gpt2 {
     /// A model of this shape with random weights, for measuring speed.
     ///
     /// # Errors
-    /// [`ModelError::Candle`] when the memory cannot be had.
+    /// [`ModelError::Memory`] when it cannot be had.
     pub fn random(config: Config, dtype: Dtype, seed: u64) -> Result<Self, ModelError> {
         let weights = Weights::random(&config, dtype.precision()?, seed)?;
         Ok(Self::new(config, weights))
@@ -97,7 +97,7 @@ impl Gpt2 {
     /// costs. The token embedding is such a layer, each token an output.
     ///
     /// # Errors
-    /// [`ModelError::Candle`] when the memory cannot be had.
+    /// [`ModelError::Memory`] when it cannot be had.
     pub fn repacked(
         &self,
         dtype: Dtype,
@@ -151,7 +151,7 @@ impl Gpt2 {
     /// A cache of that format with room for `tokens` tokens.
     ///
     /// # Errors
-    /// [`ModelError::Candle`] when the memory cannot be had.
+    /// [`ModelError::Memory`] when it cannot be had.
     pub fn cache(&self, tokens: usize) -> Result<KvCache, ModelError> {
         KvCache::new(&self.config, self.cache_format(), tokens)
     }

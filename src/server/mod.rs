@@ -4,7 +4,8 @@
 //! A request comes through [`listener`](self::serve) (connections, TLS,
 //! time limits), `trace` (its id, its line in the log), `host`, `cors` and
 //! `auth`, before a route's handler reads its `body`. The handlers are
-//! `native`, `openai`, `score`, `tokens` and `health`.
+//! `native`, `openai`, `score`, `inspect`, `tokens`, `health`, `metrics`,
+//! `openapi` and `page`.
 
 mod auth;
 mod body;

@@ -17,11 +17,11 @@ use super::generation::{Part, Parts, encode_prompt, parts, stop_strings};
 use super::sse::{self, ServerSentEvent};
 use super::values::{Strings, Whole};
 use crate::engine::{
-    FinishReason, Request, SamplingOptions, SamplingParams, Strategy, Usage as EngineUsage,
+    DEFAULT_K, FinishReason, Request, SamplingOptions, SamplingParams, Strategy,
+    Usage as EngineUsage,
 };
 
 const DEFAULT_MAX_TOKENS: u64 = 50;
-const DEFAULT_K: u64 = 50;
 
 /// What to generate. Unknown fields are ignored.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -1,7 +1,9 @@
 //! The options of `gpt2 serve` and the settings they come to.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -102,23 +104,41 @@ struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value_t = RequestLimits::default().stop_bytes)]
     max_stop_bytes: usize,
     /// Seconds for the head of a request
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    header_timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().header_timeout))]
+    header_timeout: Seconds,
     /// Seconds for the body of a request
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    body_timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().body_timeout))]
+    body_timeout: Seconds,
     /// Seconds that a connection may be idle between requests
-    #[arg(long, value_name = "SECONDS", default_value = "75", value_parser = seconds)]
-    idle_timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().idle_timeout))]
+    idle_timeout: Seconds,
     /// Seconds that a client may take nothing of what is sent to it
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    write_timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().write_timeout))]
+    write_timeout: Seconds,
     /// Seconds for running answers to end after SIGTERM
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    drain_timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().drain_timeout))]
+    drain_timeout: Seconds,
     /// Seconds after which an answer is cut short [default: none]
     #[arg(long, value_name = "SECONDS", value_parser = some_seconds)]
     request_timeout: Option<Duration>,
+}
+
+/// A time in seconds, as arguments have it.
+#[derive(Debug, Clone, Copy)]
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_secs_f64().fmt(f)
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        seconds(text).map(Self)
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -241,11 +261,11 @@ impl LimitArgs {
             connections: self
                 .max_connections
                 .min(tokio::sync::Semaphore::MAX_PERMITS),
-            header_timeout: self.header_timeout,
-            body_timeout: self.body_timeout,
-            idle_timeout: self.idle_timeout,
-            write_timeout: self.write_timeout,
-            drain_timeout: self.drain_timeout,
+            header_timeout: self.header_timeout.0,
+            body_timeout: self.body_timeout.0,
+            idle_timeout: self.idle_timeout.0,
+            write_timeout: self.write_timeout.0,
+            drain_timeout: self.drain_timeout.0,
             request_timeout: self.request_timeout,
             ..ConnectionLimits::default()
         }
