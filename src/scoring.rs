@@ -96,7 +96,7 @@ const AT_A_TIME: usize = 4;
 /// together. Dropping the stream ends it.
 ///
 /// Its errors are those of [`score_text`]. A full queue is one only for the
-/// first text: a request that has begun waits.
+/// first text: a request that has begun waits, as long as it takes.
 pub fn score_texts(
     engine: &Engine,
     texts: Vec<Vec<u32>>,

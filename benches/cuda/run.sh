@@ -6,7 +6,8 @@
 # the folder into which that has built.
 # What is printed is also kept in the folder OUT, if that is set. BUDGET is how
 # many seconds there are, the build left out; what finds none left is skipped.
-# It is an error if anything failed or was skipped.
+# It is an error if anything failed or found no time; what is not installed is
+# not missed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 built="${1:-}"

@@ -52,7 +52,8 @@ pub fn open_hub(offline: bool) -> Result<Hub> {
 pub struct ModelArgs {
     #[command(flatten)]
     source: SourceArgs,
-    /// Precision of the weights: f32, bf16, q8 or q4 [default: f32; bench measures each]
+    /// Precision of the weights: f32, bf16, q8 or q4, on a GPU f32, bf16 or f16 [default: f32;
+    /// bench measures each]
     #[arg(long)]
     dtype: Option<Dtype>,
     /// Threads that compute [default: all the process may use]

@@ -19,13 +19,16 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
     /// Requests that are computed together
-    #[arg(long, value_name = "N", default_value_t = EngineBuilder::RUNNING as u32, value_parser = positive())]
+    #[arg(long, value_name = "N", value_parser = positive(),
+        default_value_t = EngineBuilder::RUNNING as u32)]
     max_running: u32,
     /// Requests that may wait; more are refused with status 429
-    #[arg(long, value_name = "N", default_value_t = EngineBuilder::QUEUE_REQUESTS as u32, value_parser = positive())]
+    #[arg(long, value_name = "N", value_parser = positive(),
+        default_value_t = EngineBuilder::QUEUE_REQUESTS as u32)]
     max_waiting: u32,
     /// Tokens of all waiting prompts together
-    #[arg(long, value_name = "N", default_value_t = EngineBuilder::QUEUE_TOKENS as u32, value_parser = positive())]
+    #[arg(long, value_name = "N", value_parser = positive(),
+        default_value_t = EngineBuilder::QUEUE_TOKENS as u32)]
     max_waiting_tokens: u32,
     /// Tokens of prompts in one step at most. Fewer make running answers wait less for new
     /// prompts, and all of them together take longer [default on a CPU: 256, and 128 beside
@@ -36,7 +39,8 @@ pub struct SchedulingArgs {
     #[arg(long, default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
     prefix_reuse: bool,
     /// Seconds after which a client that doesn't read its tokens is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = EngineBuilder::PATIENCE.as_secs() as u32, value_parser = positive())]
+    #[arg(long, value_name = "SECONDS", value_parser = positive(),
+        default_value_t = EngineBuilder::PATIENCE.as_secs() as u32)]
     reader_timeout: u32,
 }
 

@@ -155,10 +155,10 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, EngineError> {
         if let Some(threads) = self.threads
             && !pool::set_threads(threads)
-            && threads != pool::threads()
+            && threads.max(1) != pool::threads()
         {
             let there = pool::threads();
-            tracing::warn!("{there} threads compute already, for all engines; {threads} are not");
+            tracing::warn!("all engines of a process share its {there} threads, not {threads}");
         }
         match self.device {
             Device::Cpu => {

@@ -65,7 +65,7 @@ pub async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Health>) 
     };
     let health = Health {
         status,
-        model_loaded: status == "ok",
+        model_loaded: matches!(status, "ok" | "stopping"),
         model: state.model_name().to_owned(),
         version: env!("CARGO_PKG_VERSION"),
         n_positions: match &readiness {

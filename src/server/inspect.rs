@@ -1,7 +1,9 @@
 //! `/api/inspect`: what the model does with a text, layer by layer.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -9,8 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures_util::stream;
 use half::f16;
+use http_body::{Frame, SizeHint};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
@@ -24,7 +26,7 @@ use super::values::Whole;
 use crate::engine::{Engine, InspectRequest as Look, Inspected};
 
 /// Answers at a time: each may hold millions of numbers, and their text.
-pub const MOST: usize = 4;
+pub const AT_A_TIME: usize = 4;
 
 /// A text and what is to be seen of it. All layers, heads and positions
 /// unless they are named; each from 0.
@@ -173,7 +175,8 @@ pub async fn inspect(
 ) -> Result<Response, ApiError> {
     let place = Arc::clone(state.inspections()).try_acquire_owned();
     let place = place.map_err(|_| {
-        let message = format!("{MOST} texts are looked at already, which is all at a time");
+        let message =
+            format!("{AT_A_TIME} texts are being looked at, the most at a time; try again later");
         ApiError::status(StatusCode::TOO_MANY_REQUESTS, message).with_code("overloaded")
     })?;
     let deadline = state.deadline();
@@ -197,31 +200,46 @@ pub async fn inspect(
         norms: request.norms,
         hidden: request.hidden,
     };
-    // Millions of numbers take their time to write.
-    let json = aside(move || {
+    // Millions of numbers take their time to write. The place goes along: who
+    // leaves meanwhile doesn't end that.
+    let written = aside(move || {
         let response = respond(&engine, &ids, seen, &wanted)?;
-        serde_json::to_vec(&response).map_err(|_| ApiError::internal())
+        let json = serde_json::to_vec(&response).map_err(|_| ApiError::internal())?;
+        Ok::<_, ApiError>((json, place))
     });
+    let (json, place) = written.await??;
+    let json_type = [(header::CONTENT_TYPE, "application/json")];
+    let response = (json_type, Body::new(Pieces(json.into()))).into_response();
     // The place is free when the answer is sent.
-    Ok(guarded(in_pieces(json.await??), place))
-}
-
-/// A response whose body is handed over as the client takes it.
-fn in_pieces(json: Vec<u8>) -> Response {
-    const PIECE: usize = 64 << 10;
-    let headers = [
-        (header::CONTENT_TYPE, "application/json".to_owned()),
-        (header::CONTENT_LENGTH, json.len().to_string()),
-    ];
-    let mut rest = Bytes::from(json);
-    let pieces = std::iter::from_fn(move || {
-        let piece = rest.split_to(PIECE.min(rest.len()));
-        (!piece.is_empty()).then_some(Ok::<_, Infallible>(piece))
-    });
-    (headers, Body::from_stream(stream::iter(pieces))).into_response()
+    Ok(guarded(response, place))
 }
 
 impl Guard for OwnedSemaphorePermit {}
+
+/// A body that is handed over as the client takes it.
+struct Pieces(Bytes);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        const PIECE: usize = 64 << 10;
+        let size = PIECE.min(self.0.len());
+        Poll::Ready((size > 0).then(|| Ok(Frame::data(self.0.split_to(size)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
+}
 
 /// The parts of the answer that were asked for.
 struct Wanted {

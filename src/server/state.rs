@@ -58,7 +58,7 @@ impl AppState {
             config,
             lifecycle: Lifecycle::default(),
             metrics: HttpMetrics::new(),
-            inspections: Arc::new(Semaphore::new(inspect::MOST)),
+            inspections: Arc::new(Semaphore::new(inspect::AT_A_TIME)),
             started: unix_time(),
             readiness: RwLock::new(Readiness::Loading),
         };

@@ -7,7 +7,9 @@ use gpt2_engine::engine::Engine;
 use gpt2_engine::server::{AppState, ServerConfig};
 use serde_json::{Value, json};
 
-use crate::http_client::{JSON, answer, post, raw_post, send, server, start, start_with, stream};
+use crate::http_client::{
+    JSON, answer, post, post_to, raw_post, send, server, start, start_with, stream,
+};
 
 #[test]
 fn generate_answers_as_published() {
@@ -73,8 +75,8 @@ fn tokens_arrive_while_later_ones_are_computed() {
     let generated = || {
         let (_, _, metrics) = answer(send(server, "GET /metrics HTTP/1.1", b""));
         let value = metrics.split("gpt2_generated_tokens_total ").nth(1);
-        let value = value.and_then(|rest| rest.lines().next());
-        value.and_then(|text| text.parse().ok()).unwrap_or(0)
+        let value = value.and_then(|rest| rest.lines().next()).unwrap();
+        value.parse::<usize>().unwrap()
     };
     let body = json!({"prompt": "Once upon a time", "max_tokens": 300}).to_string();
     let head = format!("POST /api/stream HTTP/1.1\r\n{JSON}");
@@ -225,9 +227,12 @@ fn the_field_that_was_sent_is_named() {
 }
 
 #[test]
-fn an_answer_to_head_is_a_whole_one() {
-    let state = AppState::loading("demo");
-    let server = start(state);
+fn answers_that_are_whole_are_not_cut_off() {
+    let server = start_with(ServerConfig::default());
+    let look = json!({"prompt": "Once upon a time", "hidden": true});
+    let (status, head, answered) = post_to(server, "/api/inspect", &look);
+    assert!(status == 200 && head.contains("content-length: "), "{head}");
+    assert!(answered["hidden"].is_array());
     for path in ["/", "/health/live"] {
         let (status, _, body) = answer(send(server, &format!("HEAD {path} HTTP/1.1"), b""));
         assert!(status == 200 && body.is_empty(), "{path}");

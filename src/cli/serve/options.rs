@@ -104,19 +104,24 @@ struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value_t = RequestLimits::default().stop_bytes)]
     max_stop_bytes: usize,
     /// Seconds for the head of a request
-    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().header_timeout))]
+    #[arg(long, value_name = "SECONDS",
+        default_value_t = Seconds(ConnectionLimits::default().header_timeout))]
     header_timeout: Seconds,
     /// Seconds for the body of a request
-    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().body_timeout))]
+    #[arg(long, value_name = "SECONDS",
+        default_value_t = Seconds(ConnectionLimits::default().body_timeout))]
     body_timeout: Seconds,
     /// Seconds that a connection may be idle between requests
-    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().idle_timeout))]
+    #[arg(long, value_name = "SECONDS",
+        default_value_t = Seconds(ConnectionLimits::default().idle_timeout))]
     idle_timeout: Seconds,
     /// Seconds that a client may take nothing of what is sent to it
-    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().write_timeout))]
+    #[arg(long, value_name = "SECONDS",
+        default_value_t = Seconds(ConnectionLimits::default().write_timeout))]
     write_timeout: Seconds,
     /// Seconds for running answers to end after SIGTERM
-    #[arg(long, value_name = "SECONDS", default_value_t = Seconds(ConnectionLimits::default().drain_timeout))]
+    #[arg(long, value_name = "SECONDS",
+        default_value_t = Seconds(ConnectionLimits::default().drain_timeout))]
     drain_timeout: Seconds,
     /// Seconds after which an answer is cut short [default: none]
     #[arg(long, value_name = "SECONDS", value_parser = some_seconds)]

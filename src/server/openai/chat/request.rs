@@ -294,8 +294,8 @@ fn render(state: &AppState, messages: Vec<Object<Message>>) -> Result<String, Ap
     template.render(&messages).map_err(|error| match error {
         TemplateError::Raised(message) => wrong(format!("`messages`: {message}")),
         error => {
-            tracing::error!("a chat could not be made a prompt: {error}");
-            ApiError::internal()
+            tracing::warn!("{error}");
+            wrong("`messages`: the model's chat template can't make a prompt of them".to_owned())
         }
     })
 }
