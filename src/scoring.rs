@@ -102,22 +102,25 @@ pub fn score_texts(
     texts: Vec<Vec<u32>>,
     stride: usize,
 ) -> impl Stream<Item = Result<TextScore, EngineError>> + use<> {
-    let engine = engine.clone();
-    score_all(texts, move |ids, when_full| {
-        let engine = engine.clone();
-        async move { score_text(&engine, &ids, stride, when_full).await }
+    score_all(engine, texts, move |engine, ids, when_full| async move {
+        score_text(&engine, &ids, stride, when_full).await
     })
 }
 
 /// What `score` says of several texts, in their order, some computed together;
 /// the first is refused where the queue is full, the others wait.
-pub fn score_all<T, F: Future<Output = T>>(
+pub fn score_all<T, F: Future<Output = T>, S: Fn(Engine, Vec<u32>, WhenFull) -> F>(
+    engine: &Engine,
     texts: Vec<Vec<u32>>,
-    score: impl Fn(Vec<u32>, WhenFull) -> F,
-) -> impl Stream<Item = T> {
-    let scores = texts.into_iter().enumerate().map(move |(i, ids)| match i {
-        0 => score(ids, WhenFull::Refuse),
-        _ => score(ids, WhenFull::Wait),
+    score: S,
+) -> impl Stream<Item = T> + use<T, F, S> {
+    let engine = engine.clone();
+    let scores = texts.into_iter().enumerate().map(move |(i, ids)| {
+        let when_full = match i {
+            0 => WhenFull::Refuse,
+            _ => WhenFull::Wait,
+        };
+        score(engine.clone(), ids, when_full)
     });
     // The first is asked for first.
     stream::iter(scores).buffered(AT_A_TIME)

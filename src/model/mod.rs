@@ -121,10 +121,10 @@ impl FromStr for Dtype {
         known.ok_or_else(|| {
             ModelError::Unsupported(match name {
                 "f16" => F16_ON_CPU.to_owned(),
-                _ if cfg!(feature = "cuda") => {
-                    format!("no such dtype: {name} (there are f32, bf16, f16, q8 and q4)")
+                _ => {
+                    let f16 = if cuda.is_some() { "f16, " } else { "" };
+                    format!("no such dtype: {name} (there are f32, bf16, {f16}q8 and q4)")
                 }
-                _ => format!("no such dtype: {name} (there are f32, bf16, q8 and q4)"),
             })
         })
     }

@@ -42,6 +42,16 @@ fn whole(model: &CudaGpt2, ids: &[u32]) -> Vec<Vec<f32>> {
     logits(model, ids, ids.len(), &mut NoRecorder)
 }
 
+/// The same, of all at once, on the processor.
+fn on_cpu(model: &Gpt2, ids: &[u32]) -> Vec<Vec<f32>> {
+    let mut rows = Vec::new();
+    in_chunks(model, ids, ids.len(), |_, batch, cache| {
+        let logits = model.forward(batch, cache).unwrap();
+        rows.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
+    });
+    rows
+}
+
 #[derive(Default)]
 struct Layers(Vec<Vec<f32>>);
 
@@ -151,11 +161,7 @@ fn long_contexts_and_wide_heads_are_the_cpus_and_have_the_same_bits() {
         let config = Config::from_json(config.as_bytes(), "long").unwrap();
         let host = Gpt2::random(config, Dtype::F32, 7).unwrap();
         let ids = some_ids(0..890);
-        let mut on_host = Vec::new();
-        in_chunks(&host, &ids, ids.len(), |_, batch, cache| {
-            let logits = host.forward(batch, cache).unwrap();
-            on_host.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
-        });
+        let on_host = on_cpu(&host, &ids);
         for (dtype, most) in [(Dtype::F32, 1e-6), (Dtype::Bf16, 2e-3), (Dtype::F16, 2e-4)] {
             let name = format!("{}, heads of {}", dtype.as_str(), n_embd / n_head);
             let model = on_gpu(&host, dtype);
@@ -192,11 +198,7 @@ fn wide_layers_are_the_cpus_and_have_the_same_bits() {
     let host = Gpt2::random(config, Dtype::F32, 7).unwrap();
     // As many as the kernel for many rows takes, and fewer.
     let ids = some_ids(0..130);
-    let mut on_host = Vec::new();
-    in_chunks(&host, &ids, ids.len(), |_, batch, cache| {
-        let logits = host.forward(batch, cache).unwrap();
-        on_host.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
-    });
+    let on_host = on_cpu(&host, &ids);
     for (dtype, most) in [(Dtype::F32, 1e-6), (Dtype::Bf16, 2e-3), (Dtype::F16, 2e-4)] {
         let name = dtype.as_str();
         let model = on_gpu(&host, dtype);

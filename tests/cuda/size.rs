@@ -6,9 +6,9 @@ use gpt2_engine::model::{
     Batch, Config, CudaGpt2, Dtype, Gpt2, KvCache, LogitRows, ModelError, Pick, Recorder, Wish,
 };
 
-use super::fixture::{in_chunks, largest_difference};
+use super::fixture::largest_difference;
 use super::sampling::{Chosen, outcome};
-use super::{mean_difference, on_gpu, whole};
+use super::{mean_difference, on_cpu, on_gpu, whole};
 
 /// Looks at everything, so that the host copies and waits after each half of a
 /// layer, and no step is recorded.
@@ -130,21 +130,11 @@ fn fast_steps_have_the_bits_of_watched_ones(host: &Gpt2, counts: &[usize], steps
 
 fn a_prompt_is_near_the_cpus(host: &Gpt2, len: usize) {
     let ids = ids(host, len);
-    let on_cpu = |model: &Gpt2| {
-        let mut rows = Vec::new();
-        in_chunks(model, &ids, len, |_, batch, cache| {
-            let logits = model.forward(batch, cache).unwrap();
-            rows.extend((0..logits.rows()).map(|row| logits.row(row).to_vec()));
-        });
-        rows
-    };
-    let exact = on_cpu(host);
+    let exact = on_cpu(host, &ids);
     let on_gpu = whole(&on_gpu(host, Dtype::Bf16), &ids);
     let bf16 = mean_difference(&exact, &on_gpu);
-    let cpus = mean_difference(
-        &exact,
-        &on_cpu(&host.repacked(Dtype::Bf16, |_| {}).unwrap()),
-    );
+    let rounded = host.repacked(Dtype::Bf16, |_| {}).unwrap();
+    let cpus = mean_difference(&exact, &on_cpu(&rounded, &ids));
     let rows = exact.iter().zip(&on_gpu);
     let worst = rows.map(|(exact, found)| largest_difference(exact, found));
     let worst = worst.fold(0.0, f64::max);

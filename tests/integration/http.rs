@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::http_client::{
     JSON, answer, post, post_to, raw_post, send, server, start, start_with, stream,
 };
+use crate::metrics::{metrics, value_of};
 
 #[test]
 fn generate_answers_as_published() {
@@ -72,12 +73,7 @@ fn a_stream_joins_to_the_whole_answer() {
 #[test]
 fn tokens_arrive_while_later_ones_are_computed() {
     let server = start_with(ServerConfig::default());
-    let generated = || {
-        let (_, _, metrics) = answer(send(server, "GET /metrics HTTP/1.1", b""));
-        let value = metrics.split("gpt2_generated_tokens_total ").nth(1);
-        let value = value.and_then(|rest| rest.lines().next()).unwrap();
-        value.parse::<usize>().unwrap()
-    };
+    let generated = || value_of(&metrics(server), "gpt2_generated_tokens_total") as usize;
     let body = json!({"prompt": "Once upon a time", "max_tokens": 300}).to_string();
     let head = format!("POST /api/stream HTTP/1.1\r\n{JSON}");
     // Whoever reads may be slow, but not each time.
@@ -237,7 +233,7 @@ fn answers_that_are_whole_are_not_cut_off() {
         let (status, _, body) = answer(send(server, &format!("HEAD {path} HTTP/1.1"), b""));
         assert!(status == 200 && body.is_empty(), "{path}");
     }
-    let (_, _, metrics) = answer(send(server, "GET /metrics HTTP/1.1", b""));
+    let metrics = metrics(server);
     assert!(!metrics.contains("gpt2_http_cut_off_total{"), "{metrics}");
 }
 

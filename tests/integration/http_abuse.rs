@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::http_client::{JSON, answer, events_of, exchange, send, start_with, status_of};
+use crate::metrics::metrics;
 use crate::wait::wait_until;
 
 /// Time limits that a test can wait for.
@@ -75,7 +76,7 @@ fn with_canary(server: SocketAddr, abuse: impl FnOnce()) {
         canary.join().unwrap();
     });
     assert_eq!(song(server), alone);
-    let (_, _, metrics) = answer(send(server, "GET /metrics HTTP/1.1", b""));
+    let metrics = metrics(server);
     assert!(metrics.contains("gpt2_http_panics_total 0\n"), "{metrics}");
 }
 
@@ -222,7 +223,7 @@ fn clients_that_leave_at_every_phase() {
     });
     let limit = Duration::from_secs(10);
     wait_until("nothing is left behind", limit, || {
-        let (_, _, metrics) = answer(send(server, "GET /metrics HTTP/1.1", b""));
+        let metrics = metrics(server);
         let left = [
             "gpt2_requests_running 0\n",
             "gpt2_requests_waiting 0\n",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::http_client::{JSON, answer, events_of, post_to, send, status_of};
+use crate::metrics::{metrics, value_of};
 use crate::served::Served;
 use crate::wait::wait_until;
 
@@ -73,10 +74,7 @@ impl Served {
 
     /// How many texts the engine has not begun.
     fn waiting(&self) -> usize {
-        let (_, _, metrics) = answer(send(self.address, "GET /metrics HTTP/1.1", b""));
-        let mut lines = metrics.lines();
-        let waiting = lines.find_map(|line| line.strip_prefix("gpt2_requests_waiting "));
-        waiting.unwrap().parse().unwrap()
+        value_of(&metrics(self.address), "gpt2_requests_waiting") as usize
     }
 }
 

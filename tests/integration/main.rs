@@ -16,6 +16,7 @@ mod http_openai;
 mod http_security;
 mod hub;
 mod inspection;
+mod metrics;
 mod parity;
 mod scheduling;
 mod served;

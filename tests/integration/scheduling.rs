@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::generation::{Answer, answer, collect, request};
+use crate::metrics::value_of;
 use crate::wait::wait_until;
 
 /// Requests that are compared, and clients that send them.
@@ -63,16 +64,7 @@ fn answers_under_load(engine: &Engine, requests: &[Request]) -> Vec<Answer> {
 
 /// The value of one metric.
 fn metric(engine: &Engine, name: &str) -> f64 {
-    let text = engine.metrics().encode();
-    let line = text
-        .lines()
-        .find(|line| line.split(' ').next() == Some(name));
-    line.unwrap_or_else(|| panic!("no {name} in\n{text}"))
-        .rsplit(' ')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap()
+    value_of(&engine.metrics().encode(), name)
 }
 
 /// Waits until the engine has nothing left, and checks that it holds nothing.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::http_client::{answer, send};
+use crate::metrics::{metrics, value_of};
 use crate::served::Served;
 
 const CLIENTS: usize = 16;
@@ -92,12 +92,8 @@ impl Server {
         };
         // Before there is a connection to ask for the metrics.
         let (files, threads) = (count_of("fd"), count_of("task"));
-        let (_, _, metrics) = answer(send(self.0.address, "GET /metrics HTTP/1.1", b""));
-        let value = |name: &str| -> u64 {
-            let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-            let value = line.unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
-            value.trim().parse().unwrap()
-        };
+        let metrics = metrics(self.0.address);
+        let value = |name| value_of(&metrics, name) as u64;
         let status = format!("/proc/{}/status", self.0.child.id());
         let status = fs::read_to_string(status).unwrap();
         let anonymous = status
@@ -110,9 +106,9 @@ impl Server {
             .parse()
             .unwrap();
         State {
-            blocks: value("gpt2_kv_blocks_used "),
-            requests: value("gpt2_requests_running ") + value("gpt2_requests_waiting "),
-            tasks: value("gpt2_http_tasks "),
+            blocks: value("gpt2_kv_blocks_used"),
+            requests: value("gpt2_requests_running") + value("gpt2_requests_waiting"),
+            tasks: value("gpt2_http_tasks"),
             files,
             threads,
             memory: kib << 10,

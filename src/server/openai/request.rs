@@ -382,10 +382,10 @@ impl Plan {
             return Ok(None);
         };
         let prompts = self.prompts.iter().map(|prompt| prompt.ids.clone());
-        let all = score_all(prompts.collect(), |ids, when_full| {
-            let engine = engine.clone();
-            async move { score_tokens(&engine, &ids, alternatives, when_full).await }
-        });
+        let score = |engine, ids: Vec<u32>, when_full| async move {
+            score_tokens(&engine, &ids, alternatives, when_full).await
+        };
+        let all = score_all(engine, prompts.collect(), score);
         all.try_collect().await.map(Some)
     }
 }
